@@ -1,0 +1,32 @@
+// Matrix products, a service for every op: OpenBLAS on the CPU (f32, f64), cuBLASLt on CUDA (f32, f64, bf16, f16; halves
+// accumulate in f32). Row-major.
+#pragma once
+
+#include "core/kernel.h"
+#include "core/tensor.h"
+
+namespace basis::core {
+
+// C = alpha op(A) op(B) + beta C, with op(A) [m, k], op(B) [k, n], C [m, n]; `batch` products at the given strides
+// (elements). Leading dimensions are row strides of the stored matrices.
+struct Gemm {
+  bool trans_a = false, trans_b = false;
+  int64_t m = 0, n = 0, k = 0, batch = 1;
+  const void* a = nullptr;
+  const void* b = nullptr;
+  void* c = nullptr;
+  int64_t lda = 0, ldb = 0, ldc = 0;
+  int64_t stride_a = 0, stride_b = 0, stride_c = 0;
+  double alpha = 1, beta = 0;
+  const void* bias = nullptr;  // [n], added to every row, or null. CUDA adds it in the epilogue.
+};
+
+void gemm(const Gemm& g, DType dtype, Device device);
+
+// out = op(a) op(b) (+ beta out) (+ bias) for contiguous 2-D tensors. Throws core::Error when shapes disagree.
+void matmul(const Tensor& a, bool trans_a, const Tensor& b, bool trans_b, const Tensor& out, double beta = 0,
+            const Tensor& bias = {});
+
+inline constinit KernelTable<void(const Gemm&, Device)> gemm_kernel{"gemm"};
+
+}  // namespace basis::core

@@ -23,10 +23,10 @@ struct Storage {
 };
 
 struct MemoryStats {
-  size_t in_use = 0;      // bytes held by live tensors
-  size_t reserved = 0;    // bytes taken from the device, in use or cached
-  size_t peak = 0;        // highest in_use since the last reset_peak
-  size_t requests = 0;    // allocations asked for
+  size_t in_use = 0;        // bytes held by live tensors
+  size_t reserved = 0;      // bytes taken from the device, in use or cached
+  size_t peak = 0;          // highest in_use since the last reset_peak
+  size_t requests = 0;      // allocations asked for
   size_t device_calls = 0;  // of them, how many reached the device
 };
 

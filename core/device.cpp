@@ -15,7 +15,9 @@ void* cpu_allocate(int, size_t bytes) {
   constexpr size_t alignment = 64;
   void* p = std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
   if (!p)
-    throw Error({.where = "memory", .expected = std::to_string(bytes) + " bytes on cpu", .got = "out of memory",
+    throw Error({.where = "memory",
+                 .expected = std::to_string(bytes) + " bytes on cpu",
+                 .got = "out of memory",
                  .remedy = "lower micro_batch, seq_len or the model size"});
   return p;
 }
@@ -37,9 +39,7 @@ Backend table[kDeviceTypes] = {kCpu, {}};
 
 std::string_view name_of(DeviceType type) { return type == DeviceType::cpu ? "cpu" : "cuda"; }
 
-std::string name_of(Device device) {
-  return device.is_cpu() ? "cpu" : "cuda:" + std::to_string(device.index);
-}
+std::string name_of(Device device) { return device.is_cpu() ? "cpu" : "cuda:" + std::to_string(device.index); }
 
 bool set_backend(DeviceType type, const Backend& b) {
   table[int(type)] = b;
@@ -50,8 +50,11 @@ bool has_backend(DeviceType type) { return table[int(type)].count != nullptr; }
 
 const Backend& backend(DeviceType type) {
   if (!has_backend(type))
-    throw Error({.where = std::string(name_of(type)), .expected = "a backend", .got = "not built in",
-                 .remedy = "install the CUDA toolkit and build again, or use run.device: cpu", .code = ExitCode::usage});
+    throw Error({.where = std::string(name_of(type)),
+                 .expected = "a backend",
+                 .got = "not built in",
+                 .remedy = "install the CUDA toolkit and build again, or use run.device: cpu",
+                 .code = ExitCode::usage});
   return table[int(type)];
 }
 

@@ -26,14 +26,14 @@ std::string_view name_of(DeviceType type);  // "cpu", "cuda"
 std::string name_of(Device device);         // "cpu", "cuda:1"
 
 struct Backend {
-  int (*count)();                                              // usable devices; 0 when there is no driver
-  void* (*allocate)(int index, size_t bytes);                  // raw memory; throws core::Error when there is none
-  void (*release)(int index, void* pointer, size_t bytes);     // never throws
+  int (*count)();                                           // usable devices; 0 when there is no driver
+  void* (*allocate)(int index, size_t bytes);               // raw memory; throws core::Error when there is none
+  void (*release)(int index, void* pointer, size_t bytes);  // never throws
   void (*copy)(Device to, void* dst, Device from, const void* src, size_t bytes);  // ordered on the current stream
   void (*fill_bytes)(int index, void* dst, int byte, size_t bytes);
-  void (*synchronize)(int index);                              // waits for the current stream
-  size_t (*total_memory)(int index);                           // bytes
-  std::string (*describe)(int index);                          // "NVIDIA H100 80GB HBM3, sm_90, ..."
+  void (*synchronize)(int index);      // waits for the current stream
+  size_t (*total_memory)(int index);   // bytes
+  std::string (*describe)(int index);  // "NVIDIA H100 80GB HBM3, sm_90, ..."
 };
 
 // Registers a backend; returns true so that it can initialise a static.

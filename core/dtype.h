@@ -85,7 +85,9 @@ constexpr DType dtype_of() {
 inline DType parse_dtype(std::string_view name) {
   for (int t = 0; t < kDTypes; ++t)
     if (name_of(DType(t)) == name) return DType(t);
-  throw Error({.where = "dtype", .expected = "f64, f32, bf16, f16, i64, i32, u16 or u8", .got = std::string(name),
+  throw Error({.where = "dtype",
+               .expected = "f64, f32, bf16, f16, i64, i32, u16 or u8",
+               .got = std::string(name),
                .code = ExitCode::usage});
 }
 
@@ -93,14 +95,22 @@ inline DType parse_dtype(std::string_view name) {
 template <class F>
 decltype(auto) dispatch(DType t, F&& f) {
   switch (t) {
-    case DType::f64: return f(std::type_identity<double>{});
-    case DType::f32: return f(std::type_identity<float>{});
-    case DType::bf16: return f(std::type_identity<bf16>{});
-    case DType::f16: return f(std::type_identity<f16>{});
-    case DType::i64: return f(std::type_identity<int64_t>{});
-    case DType::i32: return f(std::type_identity<int32_t>{});
-    case DType::u16: return f(std::type_identity<uint16_t>{});
-    default: return f(std::type_identity<uint8_t>{});
+    case DType::f64:
+      return f(std::type_identity<double>{});
+    case DType::f32:
+      return f(std::type_identity<float>{});
+    case DType::bf16:
+      return f(std::type_identity<bf16>{});
+    case DType::f16:
+      return f(std::type_identity<f16>{});
+    case DType::i64:
+      return f(std::type_identity<int64_t>{});
+    case DType::i32:
+      return f(std::type_identity<int32_t>{});
+    case DType::u16:
+      return f(std::type_identity<uint16_t>{});
+    default:
+      return f(std::type_identity<uint8_t>{});
   }
 }
 
@@ -109,10 +119,14 @@ template <class To, class From>
 To convert(From x) {
   constexpr bool half_from = std::is_same_v<From, bf16> || std::is_same_v<From, f16>;
   constexpr bool half_to = std::is_same_v<To, bf16> || std::is_same_v<To, f16>;
-  if constexpr (std::is_same_v<To, From>) return x;
-  else if constexpr (half_from) return convert<To>(float(x));
-  else if constexpr (half_to) return To(float(x));
-  else return static_cast<To>(x);
+  if constexpr (std::is_same_v<To, From>)
+    return x;
+  else if constexpr (half_from)
+    return convert<To>(float(x));
+  else if constexpr (half_to)
+    return To(float(x));
+  else
+    return static_cast<To>(x);
 }
 
 }  // namespace basis::core

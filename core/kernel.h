@@ -27,7 +27,8 @@ class KernelTable<void(Args...)> {
   void operator()(DeviceType device, DType dtype, Actual&&... args) const {
     Function f = table_[int(device)][int(dtype)];
     if (!f)
-      throw Error({.where = name_, .got = "no kernel for " + std::string(name_of(device)) + "/" + std::string(name_of(dtype))});
+      throw Error(
+          {.where = name_, .got = "no kernel for " + std::string(name_of(device)) + "/" + std::string(name_of(dtype))});
     f(std::forward<Actual>(args)...);
   }
 
@@ -42,6 +43,6 @@ class KernelTable<void(Args...)> {
 #define BASIS_JOIN(a, b) BASIS_JOIN_(a, b)
 
 // REGISTER_KERNEL(softmax_forward, cpu, f32, forward<float>): at namespace scope, in the file that defines the kernel.
-#define REGISTER_KERNEL(table, device, dtype, ...)                               \
-  [[maybe_unused]] static const bool BASIS_JOIN(basis_kernel_, __COUNTER__) =   \
+#define REGISTER_KERNEL(table, device, dtype, ...)                            \
+  [[maybe_unused]] static const bool BASIS_JOIN(basis_kernel_, __COUNTER__) = \
       (table).set(::basis::core::DeviceType::device, ::basis::core::DType::dtype, __VA_ARGS__);

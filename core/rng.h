@@ -54,7 +54,7 @@ class HostRandom {
     return words[used_++];
   }
   double uniform() { return (double(bits()) + 0.5) * 0x1p-32; }  // (0, 1)
-  double normal() {  // Box-Muller
+  double normal() {                                              // Box-Muller
     double u = uniform(), v = uniform();
     return std::sqrt(-2 * std::log(u)) * std::cos(6.283185307179586 * v);
   }

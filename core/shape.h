@@ -29,7 +29,8 @@ class Shape {
 
   void push_back(int64_t extent) {
     if (dim_ == kMaxDim || extent < 0)
-      throw Error({.where = "shape", .expected = "at most 6 extents >= 0", .got = str() + " and " + std::to_string(extent)});
+      throw Error(
+          {.where = "shape", .expected = "at most 6 extents >= 0", .got = str() + " and " + std::to_string(extent)});
     extents_[dim_++] = extent;
   }
 

@@ -35,14 +35,17 @@ bool Tensor::is_contiguous() const {
 
 void Tensor::require_dtype(DType wanted) const {
   if (!defined() || dtype_ != wanted)
-    throw Error({.where = "tensor", .expected = std::string(name_of(wanted)),
+    throw Error({.where = "tensor",
+                 .expected = std::string(name_of(wanted)),
                  .got = defined() ? std::string(name_of(dtype_)) : "an undefined tensor"});
 }
 
 Tensor Tensor::view(const Shape& shape) const {
   if (shape.numel() != numel_ || !is_contiguous())
-    throw Error({.where = "view", .expected = "a contiguous tensor of " + std::to_string(shape.numel()) + " elements",
-                 .got = shape_.str() + (is_contiguous() ? "" : ", not contiguous"), .remedy = "call contiguous() first"});
+    throw Error({.where = "view",
+                 .expected = "a contiguous tensor of " + std::to_string(shape.numel()) + " elements",
+                 .got = shape_.str() + (is_contiguous() ? "" : ", not contiguous"),
+                 .remedy = "call contiguous() first"});
   Tensor t = *this;
   t.shape_ = shape;
   int64_t stride = 1;
@@ -56,7 +59,8 @@ Tensor Tensor::view(const Shape& shape) const {
 Tensor Tensor::slice(int axis, int64_t begin, int64_t end) const {
   axis = shape_.axis(axis);
   if (begin < 0 || begin > end || end > shape_[axis])
-    throw Error({.where = "slice", .expected = "0 <= begin <= end <= " + std::to_string(shape_[axis]),
+    throw Error({.where = "slice",
+                 .expected = "0 <= begin <= end <= " + std::to_string(shape_[axis]),
                  .got = std::to_string(begin) + ", " + std::to_string(end)});
   Tensor t = *this;
   t.offset_ += begin * strides_[axis] * size_of(dtype_);
@@ -96,8 +100,7 @@ Tensor Tensor::to(DType target) const {
 }
 
 void Tensor::copy_from(const Tensor& source) const {
-  if (!(shape_ == source.shape_))
-    throw Error({.where = "copy", .expected = shape_.str(), .got = source.shape_.str()});
+  if (!(shape_ == source.shape_)) throw Error({.where = "copy", .expected = shape_.str(), .got = source.shape_.str()});
   if (numel_ == 0) return;
   if (device() == source.device() && (dtype_ != source.dtype_ || !is_contiguous() || !source.is_contiguous()))
     return copy_strided(source, *this);

@@ -52,15 +52,15 @@ class Tensor {
   void* raw() const { return storage_ ? static_cast<char*>(storage_->data) + offset_ : nullptr; }
 
   // Views share memory.
-  Tensor view(const Shape& shape) const;                           // same elements, contiguous tensors only
-  Tensor slice(int axis, int64_t begin, int64_t end) const;        // [begin, end) along one axis
+  Tensor view(const Shape& shape) const;                     // same elements, contiguous tensors only
+  Tensor slice(int axis, int64_t begin, int64_t end) const;  // [begin, end) along one axis
   Tensor transpose(int a, int b) const;
 
   // Copies.
-  Tensor contiguous() const;         // itself when already contiguous
-  Tensor clone() const;              // always a new contiguous block
-  Tensor to(Device device) const;    // itself when already there
-  Tensor to(DType dtype) const;      // itself when already of that type; rounds to nearest even
+  Tensor contiguous() const;                   // itself when already contiguous
+  Tensor clone() const;                        // always a new contiguous block
+  Tensor to(Device device) const;              // itself when already there
+  Tensor to(DType dtype) const;                // itself when already of that type; rounds to nearest even
   void copy_from(const Tensor& source) const;  // same shape; converts dtype and device
   template <class T>
   std::vector<T> to_vector() const;  // contiguous order, converted to T, on the host
@@ -80,7 +80,8 @@ class Tensor {
 template <class T>
 Tensor Tensor::from(std::span<const T> values, const Shape& shape, Device device) {
   if (int64_t(values.size()) != shape.numel())
-    throw Error({.where = "Tensor::from", .expected = std::to_string(shape.numel()) + " values for " + shape.str(),
+    throw Error({.where = "Tensor::from",
+                 .expected = std::to_string(shape.numel()) + " values for " + shape.str(),
                  .got = std::to_string(values.size())});
   Tensor host = empty(shape, dtype_of<T>());
   std::copy(values.begin(), values.end(), host.template data<T>());

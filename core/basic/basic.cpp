@@ -12,7 +12,8 @@ void copy_strided(const Tensor& src, const Tensor& dst) {
 
 void axpy(double alpha, const Tensor& x, const Tensor& y) {
   if (!(x.shape() == y.shape()) || !x.is_contiguous() || !y.is_contiguous() || !(x.device() == y.device()))
-    throw Error({.where = "axpy", .expected = "contiguous " + y.shape().str() + " on " + name_of(y.device()),
+    throw Error({.where = "axpy",
+                 .expected = "contiguous " + y.shape().str() + " on " + name_of(y.device()),
                  .got = x.shape().str() + " on " + name_of(x.device())});
   if (x.numel() > 0) axpy_kernel(y.device().type, y.dtype(), alpha, x, y);
 }

@@ -10,7 +10,8 @@ namespace basis::core {
 void fill(const Tensor& t, double value);
 // dst = src, any strides, any dtypes, one device.
 void copy_strided(const Tensor& src, const Tensor& dst);
-// y += alpha * x; contiguous, same shape and device; x may have another float dtype than y. Sums in y's dtype (f32 for halves).
+// y += alpha * x; contiguous, same shape and device; x may have another float dtype than y. Sums in y's dtype (f32 for
+// halves).
 void axpy(double alpha, const Tensor& x, const Tensor& y);
 // x *= alpha, contiguous.
 void scale(const Tensor& x, double alpha);

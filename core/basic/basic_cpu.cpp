@@ -12,7 +12,8 @@ template <class T>
 void fill_cpu(const Tensor& t, double value) {
   T* p = t.data<T>();
   T v = convert<T>(value);
-  if (t.is_contiguous()) return parallel_for(t.numel(), kGrain, [&](int64_t a, int64_t b) { std::fill(p + a, p + b, v); });
+  if (t.is_contiguous())
+    return parallel_for(t.numel(), kGrain, [&](int64_t a, int64_t b) { std::fill(p + a, p + b, v); });
   copy_strided(Tensor::full(t.shape(), value, t.dtype()), t);
 }
 
@@ -70,20 +71,21 @@ void scale_cpu(const Tensor& x, double alpha) {
 template <class... T>
 bool register_all(std::type_identity<T>...) {
   return ((fill_kernel.set(DeviceType::cpu, dtype_of<T>(), fill_cpu<T>) &&
-           copy_strided_kernel.set(DeviceType::cpu, dtype_of<T>(), copy_cpu<T>)) && ...);
+           copy_strided_kernel.set(DeviceType::cpu, dtype_of<T>(), copy_cpu<T>)) &&
+          ...);
 }
 template <class... T>
 bool register_float(std::type_identity<T>...) {
   return ((axpy_kernel.set(DeviceType::cpu, dtype_of<T>(), axpy_cpu<T>) &&
-           scale_kernel.set(DeviceType::cpu, dtype_of<T>(), scale_cpu<T>)) && ...);
+           scale_kernel.set(DeviceType::cpu, dtype_of<T>(), scale_cpu<T>)) &&
+          ...);
 }
 template <class T>
 constexpr std::type_identity<T> type;
 
-[[maybe_unused]] const bool registered =
-    register_all(type<double>, type<float>, type<bf16>, type<f16>, type<int64_t>, type<int32_t>, type<uint16_t>,
-                 type<uint8_t>) &&
-    register_float(type<double>, type<float>, type<bf16>, type<f16>);
+[[maybe_unused]] const bool registered = register_all(type<double>, type<float>, type<bf16>, type<f16>, type<int64_t>,
+                                                      type<int32_t>, type<uint16_t>, type<uint8_t>) &&
+                                         register_float(type<double>, type<float>, type<bf16>, type<f16>);
 
 }  // namespace
 }  // namespace basis::core

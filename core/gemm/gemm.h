@@ -1,5 +1,5 @@
-// Matrix products, a service for every op: OpenBLAS on the CPU (f32, f64), cuBLASLt on CUDA (f32, f64, bf16, f16; halves
-// accumulate in f32). Row-major.
+// Matrix products, a service for every op: OpenBLAS on the CPU (f32, f64), cuBLASLt on CUDA (f32, f64, bf16, f16;
+// halves accumulate in f32). Row-major.
 #pragma once
 
 #include "core/kernel.h"

@@ -3,14 +3,17 @@
 #pragma once
 
 #include <functional>
+#include <vector>
 
 #include "autograd/var.h"
 #include "core/rng.h"
 
 namespace basis::autograd {
 
-// y = f(x). Parameters that f captures receive their gradients as usual. `generator`, when given, is rewound for the
-// second run so that dropout draws the same numbers.
-Var recompute(const std::function<Var(const Var&)>& f, const Var& x, core::Generator* generator = nullptr);
+using BlockFunction = std::function<std::vector<Var>(const std::vector<Var>&)>;
+
+// ys = f(xs). Parameters that f captures receive their gradients as usual; an undefined x stays undefined. `generator`,
+// when given, is rewound for the second run so that dropout draws the same numbers.
+std::vector<Var> recompute(const BlockFunction& f, const std::vector<Var>& xs, core::Generator* generator = nullptr);
 
 }  // namespace basis::autograd

@@ -1,0 +1,21 @@
+// Log lines, to stderr: stdout belongs to results (`--json`).
+#pragma once
+
+#include <fmt/format.h>
+
+#include <cstdio>
+#include <utility>
+
+namespace basis::core {
+
+template <class... Args>
+void log_info(fmt::format_string<Args...> format, Args&&... args) {
+  fmt::print(stderr, "{}\n", fmt::format(format, std::forward<Args>(args)...));
+}
+
+template <class... Args>
+void log_warning(fmt::format_string<Args...> format, Args&&... args) {
+  fmt::print(stderr, "warning: {}\n", fmt::format(format, std::forward<Args>(args)...));
+}
+
+}  // namespace basis::core

@@ -1,0 +1,69 @@
+// Pointwise functions, each one functor with its value and its slope; compiled by the C++ and the CUDA compiler.
+#pragma once
+
+#include <cmath>
+
+#include "core/dtype.h"
+#include "ops/common/math.h"
+
+namespace basis::ops {
+
+// y = f(x): value(x), and slope(x) = f'(x).
+struct Tanh {
+  template <class T>
+  BASIS_HOST_DEVICE static T value(T x) {
+    return fast_tanh(x);
+  }
+  template <class T>
+  BASIS_HOST_DEVICE static T slope(T x) {
+    T y = fast_tanh(x);
+    return 1 - y * y;
+  }
+};
+
+// x sigmoid(x)
+struct Silu {
+  template <class T>
+  BASIS_HOST_DEVICE static T value(T x) {
+    return x / (1 + fast_exp(-x));
+  }
+  template <class T>
+  BASIS_HOST_DEVICE static T slope(T x) {
+    T s = 1 / (1 + fast_exp(-x));
+    return s * (1 + x * (1 - s));
+  }
+};
+
+// x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))): GPT-2's GELU (Hendrycks & Gimpel, arXiv 1606.08415)
+struct GeluTanh {
+  template <class T>
+  BASIS_HOST_DEVICE static T value(T x) {
+    return T(0.5) * x * (1 + fast_tanh(inner(x)));
+  }
+  template <class T>
+  BASIS_HOST_DEVICE static T slope(T x) {
+    T t = fast_tanh(inner(x)), du = T(0.7978845608028654) * (1 + T(3 * 0.044715) * x * x);
+    return T(0.5) * (1 + t) + T(0.5) * x * (1 - t * t) * du;
+  }
+
+ private:
+  template <class T>
+  BASIS_HOST_DEVICE static T inner(T x) {
+    return T(0.7978845608028654) * (x + T(0.044715) * x * x * x);
+  }
+};
+
+// x Phi(x), with the normal distribution function Phi (BERT's GELU)
+struct GeluErf {
+  template <class T>
+  BASIS_HOST_DEVICE static T value(T x) {
+    return T(0.5) * x * (1 + std::erf(x * T(0.7071067811865476)));
+  }
+  template <class T>
+  BASIS_HOST_DEVICE static T slope(T x) {
+    T density = T(0.3989422804014327) * fast_exp(T(-0.5) * x * x);
+    return T(0.5) * (1 + std::erf(x * T(0.7071067811865476))) + x * density;
+  }
+};
+
+}  // namespace basis::ops

@@ -1,0 +1,29 @@
+// Layer normalisation over the last axis (Ba et al., arXiv 1607.06450), alone and fused with the residual addition
+// before it.
+#pragma once
+
+#include "ops/common/check.h"
+
+namespace basis::ops {
+
+// x [..., C], weight [C], bias [C] or undefined -> the same shape. The variance is the biased one (divided by C).
+Var layer_norm(const Var& x, const Var& weight, const Var& bias, double eps);
+
+struct Normed {
+  Var y, sum;
+};
+// sum = x + residual, y = layer_norm(sum): one pass over memory instead of two.
+Normed add_layer_norm(const Var& x, const Var& residual, const Var& weight, const Var& bias, double eps);
+
+// x [N,C]; residual and sum may be undefined (together). mean, rstd [N] in f32 (f64 for f64).
+inline constinit KernelTable<void(const Tensor& x, const Tensor& residual, const Tensor& weight, const Tensor& bias,
+                                  double eps, const Tensor& y, const Tensor& sum, const Tensor& mean,
+                                  const Tensor& rstd)>
+    layer_norm_forward{"layer_norm"};
+// dx = gradient through the normalisation, plus `dsum` when defined. dweight, dbias [C] may be undefined.
+inline constinit KernelTable<void(const Tensor& x, const Tensor& weight, const Tensor& mean, const Tensor& rstd,
+                                  const Tensor& dy, const Tensor& dsum, const Tensor& dx, const Tensor& dweight,
+                                  const Tensor& dbias)>
+    layer_norm_backward{"layer_norm backward"};
+
+}  // namespace basis::ops

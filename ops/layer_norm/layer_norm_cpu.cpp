@@ -1,0 +1,68 @@
+#include <cmath>
+
+#include "core/parallel.h"
+#include "ops/common/column_partials.h"
+#include "ops/layer_norm/layer_norm.h"
+
+namespace basis::ops {
+namespace {
+
+template <class T>
+void forward(const Tensor& x, const Tensor& residual, const Tensor& weight, const Tensor& bias, double eps,
+             const Tensor& y, const Tensor& sum, const Tensor& mean, const Tensor& rstd) {
+  int64_t n = x.size(0), c = x.size(1);
+  const T *in = x.data<T>(), *r = residual ? residual.data<T>() : nullptr;
+  const T *w = weight.data<T>(), *b = bias ? bias.data<T>() : nullptr;
+  T *out = y.data<T>(), *s = sum ? sum.data<T>() : nullptr;
+  core::parallel_for(n, std::max<int64_t>(1, 8192 / c), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const T* row = in + i * c;
+      if (r) {
+        for (int64_t j = 0; j < c; ++j) s[i * c + j] = row[j] + r[i * c + j];
+        row = s + i * c;
+      }
+      T m = lane_sum<T>(c, [&](int64_t j) { return row[j]; }) / T(c);
+      T var = lane_sum<T>(c, [&](int64_t j) { return (row[j] - m) * (row[j] - m); }) / T(c);
+      T inv = 1 / std::sqrt(var + T(eps));
+      mean.data<T>()[i] = m;
+      rstd.data<T>()[i] = inv;
+      for (int64_t j = 0; j < c; ++j) out[i * c + j] = (row[j] - m) * inv * w[j] + (b ? b[j] : T(0));
+    }
+  });
+}
+
+template <class T>
+void backward(const Tensor& x, const Tensor& weight, const Tensor& mean, const Tensor& rstd, const Tensor& dy,
+              const Tensor& dsum, const Tensor& dx, const Tensor& dweight, const Tensor& dbias) {
+  int64_t n = x.size(0), c = x.size(1);
+  const T *in = x.data<T>(), *w = weight.data<T>(), *g = dy.data<T>(), *ds = dsum ? dsum.data<T>() : nullptr;
+  T* out = dx.data<T>();
+  ColumnPartials<T> dw(dweight, n, c), db(dbias, n, c);
+  dw.for_row_blocks([&](int64_t block, int64_t begin, int64_t end) {
+    T *pw = dw.block(block), *pb = db.block(block);
+    for (int64_t i = begin; i < end; ++i) {
+      const T *row = in + i * c, *gi = g + i * c;
+      T m = mean.data<T>()[i], inv = rstd.data<T>()[i];
+      T mean_g = lane_sum<T>(c, [&](int64_t j) { return gi[j] * w[j]; }) / T(c);
+      T mean_gx = lane_sum<T>(c, [&](int64_t j) { return gi[j] * w[j] * (row[j] - m) * inv; }) / T(c);
+      for (int64_t j = 0; j < c; ++j) {
+        T xhat = (row[j] - m) * inv;
+        out[i * c + j] = inv * (gi[j] * w[j] - mean_g - xhat * mean_gx) + (ds ? ds[i * c + j] : T(0));
+      }
+      if (pw)
+        for (int64_t j = 0; j < c; ++j) pw[j] += gi[j] * (row[j] - m) * inv;
+      if (pb)
+        for (int64_t j = 0; j < c; ++j) pb[j] += gi[j];
+    }
+  });
+  dw.finish();
+  db.finish();
+}
+
+REGISTER_KERNEL(layer_norm_forward, cpu, f32, forward<float>)
+REGISTER_KERNEL(layer_norm_forward, cpu, f64, forward<double>)
+REGISTER_KERNEL(layer_norm_backward, cpu, f32, backward<float>)
+REGISTER_KERNEL(layer_norm_backward, cpu, f64, backward<double>)
+
+}  // namespace
+}  // namespace basis::ops

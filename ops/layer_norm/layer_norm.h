@@ -2,16 +2,13 @@
 // before it.
 #pragma once
 
-#include "ops/common/check.h"
+#include "ops/common/normed.h"
 
 namespace basis::ops {
 
 // x [..., C], weight [C], bias [C] or undefined -> the same shape. The variance is the biased one (divided by C).
 Var layer_norm(const Var& x, const Var& weight, const Var& bias, double eps);
 
-struct Normed {
-  Var y, sum;
-};
 // sum = x + residual, y = layer_norm(sum): one pass over memory instead of two.
 Normed add_layer_norm(const Var& x, const Var& residual, const Var& weight, const Var& bias, double eps);
 

@@ -52,7 +52,7 @@ struct RmsNorm {
   static std::vector<Sample<RmsNorm>> samples() {
     return {{.name = "matrix", .inputs = {{{3, 5, 9}}, {{9}}}, .factor = 4, .reduction_length = 15},
             {.name = "many rows", .inputs = {{{200, 3}}, {{3}}}, .factor = 16, .reduction_length = 200},
-            {.name = "one channel", .inputs = {{{5, 1}, 0.5, 1}, {{1}}}, .factor = 16, .reduction_length = 5},
+            {.name = "one channel", .attrs = {0.5}, .inputs = {{{5, 1}}, {{1}}}, .factor = 4, .reduction_length = 5},
             {.name = "no rows", .inputs = {{{0, 4}}, {{4}}}}};
   }
   static std::vector<ErrorSample<RmsNorm>> error_samples() {
@@ -90,7 +90,7 @@ REGISTER_OP(AddRmsNorm)
 
 Var rms_norm(const Var& x, const Var& weight, double eps) { return autograd::apply<RmsNorm>({eps}, x, weight); }
 
-RmsNormed add_rms_norm(const Var& x, const Var& residual, const Var& weight, double eps) {
+Normed add_rms_norm(const Var& x, const Var& residual, const Var& weight, double eps) {
   auto out = autograd::apply_all<AddRmsNorm>({eps}, {x, residual, weight});
   return {out[0], out[1]};
 }

@@ -2,18 +2,15 @@
 // residual addition before it.
 #pragma once
 
-#include "ops/common/check.h"
+#include "ops/common/normed.h"
 
 namespace basis::ops {
 
 // y = x / sqrt(mean(x^2) + eps) * weight: x [..., C], weight [C].
 Var rms_norm(const Var& x, const Var& weight, double eps);
 
-struct RmsNormed {
-  Var y, sum;
-};
 // sum = x + residual, y = rms_norm(sum).
-RmsNormed add_rms_norm(const Var& x, const Var& residual, const Var& weight, double eps);
+Normed add_rms_norm(const Var& x, const Var& residual, const Var& weight, double eps);
 
 // x [N,C]; residual and sum may be undefined (together). rstd [N] in f32 (f64 for f64).
 inline constinit KernelTable<void(const Tensor& x, const Tensor& residual, const Tensor& weight, double eps,

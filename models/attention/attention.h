@@ -1,0 +1,63 @@
+// Attention has two axes: how queries, keys and values are made from x (Projector), and how values are mixed over time
+// (Mixer). Every combination works without further code.
+//
+//   attention(x) = out(mix(q, k, v)),   q, k, v = qkv(x)
+//
+// Shapes: x [B,T,C]; q [B,T,H,D]; k, v [B,S,Hkv,D]; Hkv divides H (grouped-query attention, arXiv 2305.13245).
+#pragma once
+
+#include <memory>
+#include <optional>
+
+#include "models/module.h"
+#include "models/pass.h"
+#include "ops/rope/rope.h"
+
+namespace basis::models {
+
+struct QKV {
+  Var q, k, v;
+};
+
+struct Projector : Module {
+  virtual QKV qkv(const Pass& pass, const Var& x) const = 0;      // [B,T,C] -> heads
+  virtual Var out(const Pass& pass, const Var& mixed) const = 0;  // [B,T,H,D] -> [B,T,C]
+};
+
+struct Mixer {
+  virtual ~Mixer() = default;
+  virtual Var mix(const Pass& pass, const Var& q, const Var& k, const Var& v) const = 0;  // -> [B,T,H,D]
+};
+
+struct ProjectorOptions {
+  int64_t channels, heads, kv_heads, head_dim;
+  bool bias;
+  double init_std, out_init_std;
+};
+std::unique_ptr<Projector> make_dense_projector(const ProjectorOptions& options);
+
+struct MixerOptions {
+  std::string type = "fused";  // naive | fused | window | check
+  bool causal = true;
+  int64_t window = 0, sink = 0;
+  double dropout = 0;
+  std::string reference = "naive", candidate = "fused";  // of `check`
+};
+// Throws core::Error (usage) for an unknown type or a window without a width.
+std::unique_ptr<Mixer> make_mixer(const MixerOptions& options);
+
+class MultiHeadAttention : public Module {
+ public:
+  MultiHeadAttention(std::unique_ptr<Projector> projector, std::unique_ptr<Mixer> mixer,
+                     std::optional<ops::RopeOptions> rope, int layer);
+  Var operator()(const Pass& pass, const Var& x) const;  // [B,T,C] -> [B,T,C]
+  const Projector& projector() const { return *projector_; }
+
+ private:
+  std::unique_ptr<Projector> projector_;
+  std::unique_ptr<Mixer> mixer_;
+  std::optional<ops::RopeOptions> rope_;
+  int layer_;  // its place in the key-value cache
+};
+
+}  // namespace basis::models

@@ -1,0 +1,77 @@
+#include "models/layers.h"
+
+#include "ops/cast/cast.h"
+#include "ops/dropout/dropout.h"
+#include "ops/layer_norm/layer_norm.h"
+#include "ops/linear/linear.h"
+#include "ops/pointwise/pointwise.h"
+#include "ops/rms_norm/rms_norm.h"
+
+namespace basis::models {
+
+Var operand(const Pass& pass, const Var& parameter) {
+  return !parameter || parameter.dtype() == pass.compute ? parameter : ops::cast(parameter, pass.compute);
+}
+
+Var dropout(const Pass& pass, const Var& x, double p) {
+  return pass.training && p > 0 ? ops::dropout(x, p, *pass.random) : x;
+}
+
+Linear::Linear(int64_t in, int64_t out, bool with_bias, double init_std) {
+  parameter(weight, "weight", {out, in}, Init::normal(init_std));
+  if (with_bias) parameter(bias, "bias", {out}, Init::zeros());
+}
+
+Var Linear::operator()(const Pass& pass, const Var& x) const {
+  return ops::linear(x, operand(pass, weight), operand(pass, bias));
+}
+
+Norm::Norm(NormType type, int64_t channels, bool bias, double eps) : type_(type), eps_(eps) {
+  parameter(weight_, "weight", {channels}, Init::ones());
+  if (bias) parameter(bias_, "bias", {channels}, Init::zeros());
+}
+
+Var Norm::operator()(const Pass& pass, const Var& x) const {
+  Var weight = operand(pass, weight_);
+  if (type_ == NormType::rms_norm) return ops::rms_norm(x, weight, eps_);
+  return ops::layer_norm(x, weight, operand(pass, bias_), eps_);
+}
+
+ops::Normed Norm::add(const Pass& pass, const Var& branch, const Var& residual) const {
+  Var weight = operand(pass, weight_);
+  if (type_ == NormType::rms_norm) return ops::add_rms_norm(branch, residual, weight, eps_);
+  return ops::add_layer_norm(branch, residual, weight, operand(pass, bias_), eps_);
+}
+
+Mlp::Mlp(const Options& o)
+    : activation_(o.activation),
+      up_(o.channels, o.hidden, o.bias, o.init_std),
+      down_(o.hidden, o.channels, o.bias, o.out_init_std) {
+  if (activation_ == Activation::swiglu) {
+    gate_ = std::make_unique<Linear>(o.channels, o.hidden, o.bias, o.init_std);
+    child("gate", *gate_);
+  }
+  child("up", up_);
+  child("down", down_);
+}
+
+Var Mlp::operator()(const Pass& pass, const Var& x) const {
+  Var h = up_(pass, x);  // [B,T,F]
+  switch (activation_) {
+    case Activation::swiglu:
+      h = ops::swiglu((*gate_)(pass, x), h);
+      break;
+    case Activation::silu:
+      h = ops::silu(h);
+      break;
+    case Activation::gelu_erf:
+      h = ops::gelu_erf(h);
+      break;
+    case Activation::gelu_tanh:
+      h = ops::gelu_tanh(h);
+      break;
+  }
+  return down_(pass, h);  // [B,T,C]
+}
+
+}  // namespace basis::models

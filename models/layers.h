@@ -1,0 +1,66 @@
+// The layers transformers are made of. Shapes: B batch, T time, C channels. Weights follow PyTorch's layout [out, in].
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "models/module.h"
+#include "models/pass.h"
+#include "ops/common/normed.h"
+
+namespace basis::models {
+
+// A parameter as an operand: cast to the dtype of the pass. Undefined stays undefined.
+Var operand(const Pass& pass, const Var& parameter);
+
+// Inverted dropout while training; the identity otherwise.
+Var dropout(const Pass& pass, const Var& x, double p);
+
+// y = x W^T + b                                                        // [..., in] -> [..., out]
+class Linear : public Module {
+ public:
+  Linear(int64_t in, int64_t out, bool bias, double init_std);
+  Var operator()(const Pass& pass, const Var& x) const;
+
+  Var weight;  // [out, in]
+  Var bias;    // [out], or undefined
+};
+
+// LayerNorm (Ba et al., arXiv 1607.06450) or RMSNorm (Zhang & Sennrich, arXiv 1910.07467).
+enum class NormType { layer_norm, rms_norm };
+
+class Norm : public Module {
+ public:
+  Norm(NormType type, int64_t channels, bool bias, double eps);
+  Var operator()(const Pass& pass, const Var& x) const;  // norm(x)
+  ops::Normed add(const Pass& pass, const Var& branch,
+                  const Var& residual) const;  // sum = branch + residual, y = norm(sum)
+
+ private:
+  NormType type_;
+  double eps_;
+  Var weight_;  // [C]
+  Var bias_;    // [C], or undefined
+};
+
+enum class Activation { gelu_tanh, gelu_erf, silu, swiglu };
+
+// down(act(up x)), or down(silu(gate x) * up x) for swiglu (Shazeer, arXiv 2002.05202).
+class Mlp : public Module {
+ public:
+  struct Options {
+    int64_t channels, hidden;
+    Activation activation;
+    bool bias;
+    double init_std, out_init_std;
+  };
+  explicit Mlp(const Options& options);
+  Var operator()(const Pass& pass, const Var& x) const;  // [B,T,C] -> [B,T,C]
+
+ private:
+  Activation activation_;
+  std::unique_ptr<Linear> gate_;  // swiglu only
+  Linear up_, down_;
+};
+
+}  // namespace basis::models

@@ -1,0 +1,44 @@
+// Forward, per query tile, over key tiles:  m' = max(m, rowmax s),  l' = l e^(m-m') + sum e^(s-m'),  o' = o e^(m-m') +
+// e^(s-m') v Backward, per pair of tiles:  p = e^(s - lse),  dv += (p m)^T do,  ds = p ((do v^T) m - <do, o>),
+//                               dq += scale ds k,  dk += scale ds^T q
+#include "ops/fused_attention/fused_attention.h"
+
+#include "autograd/registry.h"
+#include "core/basic/basic.h"
+
+namespace basis::ops {
+
+struct FusedAttention {
+  static constexpr std::string_view name = "fused_attention";
+  using Attrs = AttentionOptions;
+
+  static Tensor forward(Context& ctx, const Attrs& a, const Tensor& q, const Tensor& k, const Tensor& v) {
+    AttentionShape n = check_attention(q, k, v, a, name);
+    Tensor o = Tensor::empty({n.B, n.T, n.H, n.Dv}, q.dtype(), q.device());
+    Tensor lse = Tensor::empty({n.B, n.H, n.T}, q.dtype() == DType::f64 ? DType::f64 : DType::f32, q.device());
+    if (o.numel()) fused_attention_forward(q.device().type, q.dtype(), q, k, v, a, o, lse);
+    ctx.save({q, k, v, o, lse});
+    return o;
+  }
+
+  static Tensors backward(const Context& ctx, const Attrs& a, const Tensor& dout) {
+    const Tensor &q = ctx.saved(0), &k = ctx.saved(1), &v = ctx.saved(2);
+    Tensor dq = q.empty_like(), dk = k.empty_like(), dv = v.empty_like();
+    if (dout.numel()) {
+      fused_attention_backward(q.device().type, q.dtype(), q, k, v, ctx.saved(3), ctx.saved(4), dout, a, dq, dk, dv);
+    } else {
+      for (const Tensor& t : {dq, dk, dv}) core::fill(t, 0);
+    }
+    return {dq, dk, dv};
+  }
+
+  static std::vector<Sample<FusedAttention>> samples() { return attention_samples<FusedAttention>(); }
+  static std::vector<ErrorSample<FusedAttention>> error_samples() { return attention_error_samples<FusedAttention>(); }
+};
+REGISTER_OP(FusedAttention)
+
+Var fused_attention(const Var& q, const Var& k, const Var& v, const AttentionOptions& options) {
+  return autograd::apply<FusedAttention>(options, q, k, v);
+}
+
+}  // namespace basis::ops

@@ -1,0 +1,10 @@
+// The subcommands of `basis`. Each adds itself to the program and, when chosen, does its work and sets the exit code.
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+namespace basis::trainers {
+
+void add_gradcheck_command(CLI::App& app, int& exit_code);
+
+}  // namespace basis::trainers

@@ -1,0 +1,86 @@
+// What a model is made of.
+#pragma once
+
+#include "configs/fields.h"
+
+namespace basis::configs {
+
+struct ProjectorConfig {
+  std::string type = "dense";
+  static auto fields() {
+    return std::tuple{field("type", &ProjectorConfig::type, "how q, k, v and the output are made from x", "dense")};
+  }
+};
+
+struct MixerConfig {
+  std::string type = "fused";
+  int64_t window = 0, sink = 0;
+  std::string reference = "naive", candidate = "fused";
+  static auto fields() {
+    return std::tuple{
+        field("type", &MixerConfig::type, "how values are mixed over time", "naive|fused|window|check"),
+        field("window", &MixerConfig::window, "keys a query sees, counted back from itself (window)", at_least(0)),
+        field("sink", &MixerConfig::sink, "first keys that stay visible (window)", at_least(0)),
+        field("reference", &MixerConfig::reference, "mixer that check compares with", "naive|fused|window"),
+        field("candidate", &MixerConfig::candidate, "mixer that check compares and returns", "naive|fused|window")};
+  }
+};
+
+struct AttentionConfig {
+  ProjectorConfig projector;
+  MixerConfig mixer;
+  static auto fields() {
+    return std::tuple{field("projector", &AttentionConfig::projector, ""), field("mixer", &AttentionConfig::mixer, "")};
+  }
+};
+
+struct ModelConfig {
+  std::string family = "gpt2";
+  int64_t n_layer = 12, n_head = 12, n_kv_head = 0, head_dim = 0, d_model = 768, d_ff = 0;
+  int64_t vocab_size = 0, max_seq_len = 1024, type_vocab_size = 0;
+  double dropout = 0, norm_eps = 1e-5, init_std = 0.02, rope_theta = 10000;
+  std::string rope_layout = "half", activation = "auto";
+  std::optional<bool> tie_embeddings, bias;
+  AttentionConfig attention;
+  std::map<int64_t, AttentionConfig> layers;
+
+  const AttentionConfig& layer_defaults() const { return attention; }
+  const AttentionConfig& attention_of(int64_t layer) const {
+    auto it = layers.find(layer);
+    return it == layers.end() ? attention : it->second;
+  }
+  int64_t kv_heads() const { return n_kv_head ? n_kv_head : n_head; }
+  int64_t head_width() const { return head_dim ? head_dim : d_model / n_head; }
+
+  static auto fields() {
+    using M = ModelConfig;
+    return std::tuple{
+        field("family", &M::family,
+              "gpt2: LayerNorm, GELU, learned positions; llama: RMSNorm, SwiGLU, RoPE; bert: encoder, post-norm",
+              "gpt2|llama|bert"),
+        field("n_layer", &M::n_layer, "blocks", at_least(1)),
+        field("n_head", &M::n_head, "query heads", at_least(1)),
+        field("n_kv_head", &M::n_kv_head, "key and value heads; 0: n_head", at_least(0)),
+        field("head_dim", &M::head_dim, "channels of a head; 0: d_model / n_head", at_least(0)),
+        field("d_model", &M::d_model, "channels of the residual stream", at_least(1)),
+        field("d_ff", &M::d_ff,
+              "hidden channels of the MLP; 0: 4 d_model (gpt2, bert), 8/3 d_model rounded up to 64 (llama)",
+              at_least(0)),
+        field("vocab_size", &M::vocab_size, "tokens; 0: the tokenizer's", at_least(0)),
+        field("max_seq_len", &M::max_seq_len, "longest sequence", at_least(1)),
+        field("type_vocab_size", &M::type_vocab_size, "token types (bert)", at_least(0)),
+        field("dropout", &M::dropout, "on embeddings, attention probabilities and branches", probability()),
+        field("norm_eps", &M::norm_eps, "added to the variance", Range{0, 1}),
+        field("init_std", &M::init_std, "standard deviation of initial weights", at_least(0)),
+        field("rope_theta", &M::rope_theta, "base of the rotary frequencies (llama)", at_least(1)),
+        field("rope_layout", &M::rope_layout, "channels that rotate together: (i, i + D/2) or (2i, 2i + 1)",
+              "half|interleaved"),
+        field("activation", &M::activation, "of the MLP; auto: the family's", "auto|gelu_tanh|gelu_erf|silu|swiglu"),
+        field("tie_embeddings", &M::tie_embeddings, "output head = token embedding; default: the family's"),
+        field("bias", &M::bias, "biases in linear and norm layers; default: the family's"),
+        field("attention", &M::attention, ""),
+        field("layers", &M::layers, "attention of single layers, over model.attention")};
+  }
+};
+
+}  // namespace basis::configs

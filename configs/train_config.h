@@ -1,0 +1,165 @@
+// A whole run: the YAML file of `basis train`.
+#pragma once
+
+#include "configs/model_config.h"
+
+namespace basis::configs {
+
+struct RunConfig {
+  std::string name = "run", out_dir = "runs", device = "auto";
+  int64_t seed = 1;
+  bool deterministic = true;
+  static auto fields() {
+    using R = RunConfig;
+    return std::tuple{field("name", &R::name, "the run directory is out_dir/name"),
+                      field("out_dir", &R::out_dir, "where run directories lie"),
+                      field("device", &R::device, "auto: a GPU if there is one", "auto|cpu|cuda"),
+                      field("seed", &R::seed, "of initial weights, data order and dropout", Range{0, 9e15}),
+                      field("deterministic", &R::deterministic, "refuse kernels whose bits may differ between runs")};
+  }
+};
+
+struct DataConfig {
+  std::vector<std::string> train, val = {"0.1"};
+  std::string tokenizer = "byte", tokenizer_path, task = "text";
+  int64_t seq_len = 128, vocab = 64;
+  bool shuffle = true;
+  static auto fields() {
+    using D = DataConfig;
+    return std::tuple{
+        field("train", &D::train, "text, .h5 or .bin files: paths or globs"),
+        field("val", &D::val, "paths or globs, or one fraction of the training tokens, taken from their end"),
+        field("tokenizer", &D::tokenizer, "how text becomes tokens", "byte|char|bpe"),
+        field("tokenizer_path", &D::tokenizer_path, "directory or tokenizer.json (bpe)"),
+        field("task", &D::task, "text, or a synthetic task", "text|copy|induction|mqar"),
+        field("seq_len", &D::seq_len, "tokens of one sequence", at_least(1)),
+        field("vocab", &D::vocab, "token ids of a synthetic task", at_least(8)),
+        field("shuffle", &D::shuffle, "false: sequences in file order")};
+  }
+};
+
+struct TrainConfig {
+  int64_t global_batch = 16, micro_batch = 0, max_steps = 1000;
+  double grad_clip = 1.0;
+  std::string precision = "f32", recompute = "none", init_from, resume = "auto", max_wall_time, on_nonfinite = "stop";
+  static auto fields() {
+    using T = TrainConfig;
+    return std::tuple{
+        field("global_batch", &T::global_batch, "sequences of one optimizer step", at_least(1)),
+        field("micro_batch", &T::micro_batch, "sequences of one forward pass; 0: all", at_least(0)),
+        field("max_steps", &T::max_steps, "optimizer steps", at_least(0)),
+        field("grad_clip", &T::grad_clip, "largest global norm of the gradient; 0: no clipping", at_least(0)),
+        field("precision", &T::precision, "of activations; weights are f32 masters", "f32|bf16|f16|f64"),
+        field("recompute", &T::recompute, "block: keep only block inputs, run blocks again in backward", "none|block"),
+        field("init_from", &T::init_from, "checkpoint or run directory whose weights start the run"),
+        field("resume", &T::resume, "auto: go on when the run directory holds a checkpoint", "auto|never|must"),
+        field("max_wall_time", &T::max_wall_time, "stop, saving, after e.g. 90s, 30m, 2h30m"),
+        field("on_nonfinite", &T::on_nonfinite, "when the loss or a gradient is NaN or infinite", "stop|skip")};
+  }
+};
+
+struct OptimizerConfig {
+  std::string type = "adamw";
+  double lr = 1e-3, eps = 1e-8, weight_decay = 0.1, momentum = 0.9;
+  std::vector<double> betas = {0.9, 0.95};
+  static auto fields() {
+    using O = OptimizerConfig;
+    return std::tuple{field("type", &O::type, "AdamW (arXiv 1711.05101) or SGD with momentum", "adamw|sgd"),
+                      field("lr", &O::lr, "highest learning rate", at_least(0)),
+                      field("betas", &O::betas, "decay of the two moments (adamw)", probability()),
+                      field("eps", &O::eps, "added to the root of the second moment (adamw)", at_least(0)),
+                      field("weight_decay", &O::weight_decay, "decoupled, on matrices only", at_least(0)),
+                      field("momentum", &O::momentum, "sgd", probability())};
+  }
+};
+
+struct ScheduleConfig {
+  std::string type = "cosine";
+  int64_t warmup_steps = 100, decay_steps = 0;
+  double min_lr = 0;
+  static auto fields() {
+    using S = ScheduleConfig;
+    return std::tuple{
+        field("type", &S::type, "after the warm-up; wsd: constant, then linear decay (arXiv 2404.06395)",
+              "cosine|linear|wsd|constant"),
+        field("warmup_steps", &S::warmup_steps, "steps of linear warm-up", at_least(0)),
+        field("decay_steps", &S::decay_steps,
+              "cosine, linear: step where min_lr is reached, 0: max_steps; wsd: length of the decay", at_least(0)),
+        field("min_lr", &S::min_lr, "learning rate at the end", at_least(0))};
+  }
+};
+
+struct EvalConfig {
+  int64_t every = 100, batches = 20;
+  static auto fields() {
+    return std::tuple{field("every", &EvalConfig::every, "steps between evaluations; 0: only at the end", at_least(0)),
+                      field("batches", &EvalConfig::batches, "global batches of one evaluation; 0: all", at_least(0))};
+  }
+};
+
+struct SampleConfig {
+  int64_t every = 0, tokens = 200, top_k = 0;
+  std::string prompt = "\n";
+  double temperature = 0.8, top_p = 1;
+  static auto fields() {
+    using S = SampleConfig;
+    return std::tuple{field("every", &S::every, "steps between samples; 0: only at the end", at_least(0)),
+                      field("prompt", &S::prompt, "start of the sample"),
+                      field("tokens", &S::tokens, "to generate; 0: no samples", at_least(0)),
+                      field("temperature", &S::temperature, "0: the likeliest token", at_least(0)),
+                      field("top_k", &S::top_k, "choose among the k likeliest; 0: all", at_least(0)),
+                      field("top_p", &S::top_p, "choose among the likeliest that hold this mass", Range{1e-6, 1})};
+  }
+};
+
+struct CheckpointConfig {
+  int64_t every = 500, keep = 2;
+  bool keep_best = true;
+  static auto fields() {
+    using C = CheckpointConfig;
+    return std::tuple{field("every", &C::every, "steps between checkpoints; 0: only at the end", at_least(0)),
+                      field("keep", &C::keep, "newest checkpoints kept", at_least(1)),
+                      field("keep_best", &C::keep_best, "also keep the one with the lowest validation loss")};
+  }
+};
+
+struct LogConfig {
+  int64_t every = 10;
+  bool tensorboard = true;
+  static auto fields() {
+    return std::tuple{field("every", &LogConfig::every, "steps between log records", at_least(1)),
+                      field("tensorboard", &LogConfig::tensorboard, "write an event file")};
+  }
+};
+
+struct Config {
+  RunConfig run;
+  ModelConfig model;
+  DataConfig data;
+  TrainConfig train;
+  OptimizerConfig optimizer;
+  ScheduleConfig schedule;
+  EvalConfig eval;
+  SampleConfig sample;
+  CheckpointConfig checkpoint;
+  LogConfig log;
+  static auto fields() {
+    using C = Config;
+    return std::tuple{
+        field("run", &C::run, ""),     field("model", &C::model, ""),         field("data", &C::data, ""),
+        field("train", &C::train, ""), field("optimizer", &C::optimizer, ""), field("schedule", &C::schedule, ""),
+        field("eval", &C::eval, ""),   field("sample", &C::sample, ""),       field("checkpoint", &C::checkpoint, ""),
+        field("log", &C::log, "")};
+  }
+};
+
+// Reads and validates. Throws one core::Error (usage) with every complaint as "file:line:column: message".
+Config load_config(const std::string& path, const std::vector<std::string>& overrides = {});
+Config parse_config(std::string_view text, const std::string& name, const std::vector<std::string>& overrides = {});
+std::string dump_yaml(const Config& config);  // every key; parses back to the same config
+std::string config_help();                    // every key with type, default and meaning
+
+// "90s", "30m", "2h30m", "45" (seconds) -> seconds; 0 for "". Throws core::Error (usage).
+double parse_duration(const std::string& text);
+
+}  // namespace basis::configs

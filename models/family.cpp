@@ -1,0 +1,67 @@
+#include "models/family.h"
+
+#include <cmath>
+
+namespace basis::models {
+
+using configs::ModelConfig;
+
+NormType norm_type(const ModelConfig& c) { return c.family == "llama" ? NormType::rms_norm : NormType::layer_norm; }
+
+Activation activation(const ModelConfig& c) {
+  if (c.activation == "silu") return Activation::silu;
+  if (c.activation == "gelu_tanh") return Activation::gelu_tanh;
+  if (c.activation == "gelu_erf") return Activation::gelu_erf;
+  if (c.activation == "swiglu") return Activation::swiglu;
+  return c.family == "llama" ? Activation::swiglu : c.family == "bert" ? Activation::gelu_erf : Activation::gelu_tanh;
+}
+
+bool has_bias(const ModelConfig& c) { return c.bias.value_or(c.family != "llama"); }
+bool ties_embeddings(const ModelConfig& c) { return c.tie_embeddings.value_or(c.family != "llama"); }
+
+int64_t mlp_width(const ModelConfig& c) {
+  if (c.d_ff) return c.d_ff;
+  return c.family == "llama" ? (c.d_model * 8 / 3 + 63) / 64 * 64 : 4 * c.d_model;
+}
+
+// GPT-2 scales the weights that write to the residual stream by 1/sqrt(number of writes).
+double output_init_std(const ModelConfig& c) {
+  return c.family == "bert" ? c.init_std : c.init_std / std::sqrt(2.0 * double(c.n_layer));
+}
+
+Mlp::Options mlp_options(const ModelConfig& c) {
+  return {.channels = c.d_model,
+          .hidden = mlp_width(c),
+          .activation = activation(c),
+          .bias = has_bias(c),
+          .init_std = c.init_std,
+          .out_init_std = output_init_std(c)};
+}
+
+std::unique_ptr<Projector> make_projector(const ModelConfig& c) {
+  return make_dense_projector({.channels = c.d_model,
+                               .heads = c.n_head,
+                               .kv_heads = c.kv_heads(),
+                               .head_dim = c.head_width(),
+                               .bias = has_bias(c),
+                               .init_std = c.init_std,
+                               .out_init_std = output_init_std(c)});
+}
+
+std::unique_ptr<Mixer> make_mixer(const ModelConfig& c, int layer, bool causal) {
+  const configs::MixerConfig& m = c.attention_of(layer).mixer;
+  return make_mixer(MixerOptions{.type = m.type,
+                                 .causal = causal,
+                                 .window = m.window,
+                                 .sink = m.sink,
+                                 .dropout = c.dropout,
+                                 .reference = m.reference,
+                                 .candidate = m.candidate});
+}
+
+std::optional<ops::RopeOptions> rope_options(const ModelConfig& c) {
+  if (c.family != "llama") return {};
+  return ops::RopeOptions{.theta = c.rope_theta, .interleaved = c.rope_layout == "interleaved"};
+}
+
+}  // namespace basis::models

@@ -1,0 +1,61 @@
+#include "models/gpt.h"
+
+#include "autograd/recompute.h"
+#include "models/family.h"
+#include "ops/embedding/embedding.h"
+#include "ops/linear/linear.h"
+
+namespace basis::models {
+
+Block::Block(const configs::ModelConfig& c, int layer)
+    : dropout_(c.dropout),
+      attention_norm_(norm_type(c), c.d_model, has_bias(c), c.norm_eps),
+      mlp_norm_(norm_type(c), c.d_model, has_bias(c), c.norm_eps),
+      attention_(make_projector(c), make_mixer(c, layer, true), rope_options(c), layer),
+      mlp_(mlp_options(c)) {
+  child("attention_norm", attention_norm_);
+  child("attention", attention_);
+  child("mlp_norm", mlp_norm_);
+  child("mlp", mlp_);
+}
+
+Stream Block::operator()(const Pass& pass, const Stream& in) const {
+  auto [a, x] = in.branch ? attention_norm_.add(pass, in.branch, in.residual)
+                          : ops::Normed{attention_norm_(pass, in.residual), in.residual};  // [B,T,C]
+  Var attended = dropout(pass, attention_(pass, a), dropout_);
+  auto [m, y] = mlp_norm_.add(pass, attended, x);
+  return {y, dropout(pass, mlp_(pass, m), dropout_)};
+}
+
+Gpt::Gpt(const configs::ModelConfig& c) : Model(c), norm_(norm_type(c), c.d_model, has_bias(c), c.norm_eps) {
+  parameter(tokens_, "tokens", {c.vocab_size, c.d_model}, Init::normal(c.init_std));
+  if (!rope_options(c)) parameter(positions_, "positions", {c.max_seq_len, c.d_model}, Init::normal(c.init_std));
+  for (int i = 0; i < c.n_layer; ++i) {
+    blocks_.push_back(std::make_unique<Block>(c, i));
+    child("layers/" + std::to_string(i), *blocks_.back());
+  }
+  child("norm", norm_);
+  if (!ties_embeddings(c)) parameter(head_, "head", {c.vocab_size, c.d_model}, Init::normal(c.init_std));
+}
+
+Var Gpt::logits(const Pass& pass, const Tensor& ids, const Tensor&) const {
+  Var tokens = operand(pass, tokens_), positions = operand(pass, positions_);
+  Var x = positions ? ops::embedding(tokens, ids, positions, pass.first_position()) : ops::embedding(tokens, ids);
+  Stream stream{dropout(pass, x, config_.dropout), {}};  // [B,T,C]
+  for (const auto& block : blocks_) {
+    if (!pass.recompute) {
+      stream = (*block)(pass, stream);
+      continue;
+    }
+    auto run = [&pass, &block](const std::vector<Var>& in) {
+      Stream out = (*block)(pass, {in[0], in[1]});
+      return std::vector<Var>{out.residual, out.branch};
+    };
+    auto out = autograd::recompute(run, {stream.residual, stream.branch}, pass.random);
+    stream = {out[0], out[1]};
+  }
+  Var y = norm_.add(pass, stream.branch, stream.residual).y;
+  return ops::linear(y, head_ ? operand(pass, head_) : tokens);  // [B,T,V]
+}
+
+}  // namespace basis::models

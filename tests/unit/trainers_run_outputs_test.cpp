@@ -11,6 +11,7 @@
 #include <sstream>
 
 #include "trainers/run/loss_svg.h"
+#include "trainers/run/numbers.h"
 #include "trainers/run/progress.h"
 #include "trainers/run/svg_axis.h"
 #include "trainers/run/tensorboard.h"

@@ -8,6 +8,7 @@
 #include <limits>
 
 #include "trainers/run/files.h"
+#include "trainers/run/numbers.h"
 #include "trainers/run/svg_axis.h"
 
 namespace basis::trainers {
@@ -200,8 +201,7 @@ std::string loss_svg(const LossCurve& curve) {
     rows.push_back({R"(<path class="val" d="M0 0H22"/><circle class="dot" cx="11" r="2.8"/>)", "validation",
                     fmt::format("{:.4f}", validation.back().loss)});
     rows.push_back({R"(<circle class="best" cx="11" r="4.5"/>)",
-                    fmt::format("best, step {}", with_thousands(double(best.step), 0)),
-                    fmt::format("{:.4f}", best.loss)});
+                    fmt::format("best, step {}", with_thousands(double(best.step))), fmt::format("{:.4f}", best.loss)});
   }
   return out + legend(rows) + "</svg>\n";
 }

@@ -9,6 +9,8 @@
 #include <cstdlib>
 #include <vector>
 
+#include "trainers/run/numbers.h"
+
 namespace basis::trainers {
 namespace {
 
@@ -17,17 +19,10 @@ struct Field {
   int rank;  // 0 always stays; the highest is left out first
 };
 
-// 1234567 as 1,234,567
-std::string grouped(int64_t value) {
-  std::string digits = std::to_string(value);
-  for (int at = int(digits.size()) - 3; at > 0 && digits[size_t(at) - 1] != '-'; at -= 3)
-    digits.insert(size_t(at), ",");
-  return digits;
-}
-
 std::vector<Field> fields_of(const ProgressState& s) {
   double share = s.max_steps > 0 ? 100.0 * double(s.step) / double(s.max_steps) : 0;
-  std::vector<Field> fields{{fmt::format("step {}/{}", grouped(s.step), grouped(s.max_steps)), 0}};
+  std::vector<Field> fields{
+      {fmt::format("step {}/{}", with_thousands(double(s.step)), with_thousands(double(s.max_steps))), 0}};
   fields.push_back({fmt::format("{:3.0f}%", std::floor(share)), 5});
   if (s.loss) fields.push_back({fmt::format("loss {:.4f}", *s.loss), 1});
   if (s.val_loss) fields.push_back({fmt::format("val {:.4f}", *s.val_loss), 3});
@@ -47,7 +42,7 @@ std::string join(const std::vector<Field>& fields) {
 std::string bar_of(const ProgressState& s, int cells) {
   double share = s.max_steps > 0 ? std::clamp(double(s.step) / double(s.max_steps), 0.0, 1.0) : 0;
   int full = int(share * cells);
-  return "[" + std::string(size_t(full), '=') + std::string(size_t(cells - full), '.') + "]";
+  return fmt::format("[{:=<{}}{:.<{}}]", "", full, "", cells - full);
 }
 
 int terminal_width(std::FILE* out) {
@@ -62,23 +57,6 @@ bool is_terminal(std::FILE* out) {
 }
 
 }  // namespace
-
-std::string format_duration(double seconds) {
-  int64_t s = int64_t(std::llround(std::clamp(seconds, 0.0, 1e9)));
-  if (s < 60) return fmt::format("{}s", s);
-  if (s < 3600) return fmt::format("{}m{:02}s", s / 60, s % 60);
-  if (s < 86400) return fmt::format("{}h{:02}m", s / 3600, s / 60 % 60);
-  return fmt::format("{}d{:02}h", s / 86400, s / 3600 % 24);
-}
-
-std::string format_count(double value) {
-  if (value < 999.5) return fmt::format("{:.0f}", value);
-  for (const char* unit : {"k", "M"}) {
-    value /= 1000;
-    if (value < 999.5) return fmt::format("{:.3g}{}", value, unit);
-  }
-  return fmt::format("{:.3g}G", value / 1000);
-}
 
 std::string format_progress(const ProgressState& state, int width, bool bar) {
   std::vector<Field> fields = fields_of(state);

@@ -22,9 +22,6 @@ struct ProgressState {
 // limit). `bar` adds a bar where there is room.
 std::string format_progress(const ProgressState& state, int width = 0, bool bar = false);
 
-std::string format_duration(double seconds);  // "48s", "12m05s", "3h07m", "2d04h"
-std::string format_count(double value);       // "812", "12.3k", "4.56M"
-
 class Progress {
  public:
   // A run from `first_step` to `max_steps`. Writes to `out`; what it does there depends on whether that is a terminal.

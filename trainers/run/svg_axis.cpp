@@ -1,7 +1,5 @@
 #include "trainers/run/svg_axis.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <cmath>
 
@@ -71,22 +69,6 @@ Axis make_axis(double low, double high, int count, bool log, bool widen) {
     linear_ticks(axis, axis.log ? 2 * count : count, widen);
   }
   return axis;
-}
-
-std::string with_thousands(double value, int decimals) {
-  std::string text = fmt::format("{:.{}f}", value, decimals);
-  size_t point = std::min(text.find('.'), text.size());
-  size_t first = text[0] == '-' ? 1 : 0;
-  for (size_t at = point; at > first + 3;) text.insert(at -= 3, ",");
-  return text;
-}
-
-std::string compact(double value) {
-  double size = std::abs(value);
-  if (size >= 1e9) return fmt::format("{:g}G", value / 1e9);
-  if (size >= 1e6) return fmt::format("{:g}M", value / 1e6);
-  if (size >= 1e4) return fmt::format("{:g}k", value / 1e3);
-  return with_thousands(value, value == std::round(value) ? 0 : 1);
 }
 
 }  // namespace basis::trainers

@@ -1,7 +1,6 @@
 // One axis of a plot: the range of the data, its ticks, and the way from data to pixels.
 #pragma once
 
-#include <string>
 #include <vector>
 
 namespace basis::trainers {
@@ -20,8 +19,5 @@ struct Axis {
 // logarithmic axis over a decade or more 1, 2, 5 or powers of ten). `widen` moves the ends out to ticks (linear) or
 // leaves a margin.
 Axis make_axis(double low, double high, int count, bool log, bool widen);
-
-std::string with_thousands(double value, int decimals);  // 12345.5 as "12,345.5"
-std::string compact(double value);                       // a tick for steps: "0", "2,500", "12.5k", "1.5M"
 
 }  // namespace basis::trainers

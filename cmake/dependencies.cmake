@@ -4,7 +4,7 @@ target_include_directories(basis_dependencies INTERFACE ${CMAKE_SOURCE_DIR})
 target_compile_definitions(basis_dependencies INTERFACE BASIS_VERSION="${PROJECT_VERSION}")
 
 set(warnings -Wall -Wextra -Wno-unused-parameter -Wno-missing-field-initializers
-    -Wno-maybe-uninitialized)  # g++ 12 misreads initializer lists of shared pointers
+    -Wno-maybe-uninitialized -Wno-restrict)  # g++ 12 misreads initializer lists of shared pointers
 # Vector loops, not fast-math: NaN and infinity keep their meaning.
 set(cpu_flags -fno-math-errno -fno-trapping-math ${warnings})
 if(BASIS_NATIVE)

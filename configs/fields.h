@@ -91,15 +91,15 @@ std::vector<std::string> keys_of() {
 template <Section S>
 void read_section(const YamlNode& n, const std::string& path, S& out, Complaints& bad);
 
-template <Section S>
-void read_layers(const YamlNode& n, const std::string& path, std::map<int64_t, S>& out, const S& defaults,
+template <Section S, Section Owner>
+void read_layers(const YamlNode& n, const std::string& path, std::map<int64_t, S>& out, const Owner& owner,
                  Complaints& bad) {
   if (n.kind != YamlNode::Kind::map) return bad.add(n.at, path + ": expected a map from layer index to settings");
   for (const auto& [key, value] : n.entries) {
     int64_t layer = -1;
     read(key, path, {{}, at_least(0)}, layer, bad);
     if (layer < 0) continue;
-    S& entry = out.try_emplace(layer, defaults).first->second;
+    S& entry = out.try_emplace(layer, owner.layer_defaults()).first->second;
     read_section(value, path + "." + key.text, entry, bad);
   }
 }
@@ -111,7 +111,9 @@ void read_section(const YamlNode& n, const std::string& path, S& out, Complaints
   if (n.kind != YamlNode::Kind::map)
     return bad.add(n.at, (path.empty() ? "config" : path) + ": expected a map of keys, got " +
                              (n.kind == YamlNode::Kind::sequence ? "a list" : "'" + n.text + "'"));
-  for (const auto& [key, value] : n.entries) {
+  for (const YamlEntry& entry : n.entries) {
+    // No structured binding: clang does not capture one under OpenMP.
+    const YamlNode &key = entry.key, &value = entry.value;
     std::string full = path.empty() ? key.text : path + "." + key.text;
     bool known = false;
     auto try_field = [&]<class T>(const Field<S, T>& f) {
@@ -121,7 +123,7 @@ void read_section(const YamlNode& n, const std::string& path, S& out, Complaints
       if constexpr (Section<T>)
         read_section(value, full, member, bad);
       else if constexpr (requires { typename T::mapped_type; })
-        read_layers(value, full, member, out.layer_defaults(), bad);
+        read_layers(value, full, member, out, bad);
       else
         read(value, full, {f.choices, f.range}, member, bad);
     };

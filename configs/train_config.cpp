@@ -88,7 +88,7 @@ Config parse_config(std::string_view text, const std::string& name, const std::v
     for (auto& [key, value] : d.entries)
       if (key.text == "model")
         std::stable_partition(value.entries.begin(), value.entries.end(),
-                              [](const auto& e) { return e.first.text != "layers"; });
+                              [](const auto& e) { return e.key.text != "layers"; });
   for (const YamlNode& d : documents) read_section(d, "", c, bad);
   bad.throw_if_any();
   validate(c, documents, name, bad);

@@ -97,7 +97,7 @@ class Builder : public YAML::EventHandler {
       parent.key = std::move(n);
       parent.has_key = true;
     } else {
-      parent.node.entries.emplace_back(std::move(parent.key), std::move(n));
+      parent.node.entries.push_back({std::move(parent.key), std::move(n)});
       parent.has_key = false;
     }
   }
@@ -161,7 +161,7 @@ YamlNode parse_override(const std::string& assignment) {
   if (equals == 0 || equals == std::string::npos) fail(at, "expected key.path=value");
   YamlNode document = parse_yaml("v: " + assignment.substr(equals + 1), at.file);
   if (document.entries.size() != 1) fail(at, "expected one value");
-  YamlNode value = std::move(document.entries[0].second);
+  YamlNode value = std::move(document.entries[0].value);
   std::string path = assignment.substr(0, equals);
   while (!path.empty()) {
     size_t dot = path.rfind('.');
@@ -173,7 +173,7 @@ YamlNode parse_override(const std::string& assignment) {
     name.kind = YamlNode::Kind::scalar;
     name.text = key;
     map.at = name.at = value.at = at;
-    map.entries.emplace_back(std::move(name), std::move(value));
+    map.entries.push_back({std::move(name), std::move(value)});
     value = std::move(map);
   }
   return value;

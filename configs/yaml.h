@@ -18,13 +18,19 @@ struct Position {
   std::string str() const;   // "file:line:column"
 };
 
+struct YamlEntry;
+
 struct YamlNode {
   enum class Kind { null, scalar, sequence, map } kind = Kind::null;
   Position at;
   std::string text;     // of a scalar
   bool quoted = false;  // 'x' or "x": always a string
   std::vector<YamlNode> items;
-  std::vector<std::pair<YamlNode, YamlNode>> entries;  // in file order
+  std::vector<YamlEntry> entries;  // of a map, in file order
+};
+
+struct YamlEntry {
+  YamlNode key, value;
 };
 
 // All complaints about one document, thrown together as one core::Error (usage).

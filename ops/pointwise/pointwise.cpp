@@ -6,7 +6,7 @@
 #include "ops/pointwise/pointwise.h"
 
 #include "autograd/registry.h"
-#include "ops/linear/linear.h"
+#include "ops/common/column_sum.h"
 
 namespace basis::ops {
 namespace {
@@ -111,10 +111,11 @@ struct Scale {
 };
 REGISTER_OP(Scale)
 
+constexpr std::string_view unary_names[] = {"gelu_tanh", "gelu_erf", "silu", "tanh"};  // by Unary
+
 template <Unary kind>
 struct UnaryOp {
-  static constexpr std::string_view names[] = {"gelu_tanh", "gelu_erf", "silu", "tanh"};
-  static constexpr std::string_view name = names[int(kind)];
+  static constexpr std::string_view name = unary_names[int(kind)];
   struct Attrs {};
   static Tensor forward(Context& ctx, const Attrs&, const Tensor& x) {
     require_float(x, name);

@@ -1,0 +1,182 @@
+// basis bench: attention, projection and training-step times on this machine, as a table or as JSON.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "models/model.h"
+#include "ops/cross_entropy/cross_entropy.h"
+#include "ops/fused_attention/fused_attention.h"
+#include "ops/linear/linear.h"
+#include "ops/naive_attention/naive_attention.h"
+#include "ops/view/view.h"
+#include "trainers/commands/commands.h"
+#include "trainers/optim/optimizer.h"
+#include "trainers/step.h"
+
+namespace basis::trainers {
+namespace {
+
+using core::DType;
+using models::Var;
+using Json = nlohmann::ordered_json;
+
+struct Options {
+  std::string what, device = "auto", dtype = "f32";
+  int64_t batch = 8, seq = 256, heads = 4, head_dim = 32, layers = 4, vocab = 256, repeats = 20;
+  bool json = false;
+};
+
+Var random(const core::Shape& shape, DType dtype, core::Device device, uint64_t stream) {
+  core::HostRandom r(1, stream);
+  std::vector<float> v(size_t(shape.numel()));
+  for (float& x : v) x = float(r.normal());
+  return Var(Tensor::from(v, shape).to(dtype).to(device), true);
+}
+
+// Median seconds of one call, after three warm-up calls; the device has finished when the clock stops.
+double median_seconds(core::Device device, int64_t repeats, const std::function<void()>& f) {
+  for (int i = 0; i < 3; ++i) f();
+  std::vector<double> times;
+  for (int64_t i = 0; i < repeats; ++i) {
+    core::synchronize(device);
+    auto start = std::chrono::steady_clock::now();
+    f();
+    core::synchronize(device);
+    times.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  }
+  std::nth_element(times.begin(), times.begin() + times.size() / 2, times.end());
+  return times[times.size() / 2];
+}
+
+struct Timing {
+  double forward, both;
+};
+
+// Forward alone, and forward with backward, of `f` over leaves that need gradients.
+Timing time_op(core::Device device, int64_t repeats, std::vector<Var> leaves, const std::function<Var()>& f) {
+  Timing t;
+  t.forward = median_seconds(device, repeats, [&] {
+    autograd::NoGrad no_grad;
+    f();
+  });
+  Tensor cotangent = random(f().shape(), f().dtype(), device, 99).value();
+  t.both = median_seconds(device, repeats, [&] {
+    f().backward(cotangent);
+    for (Var& v : leaves) v.zero_grad();
+  });
+  return t;
+}
+
+Json row(const std::string& name, const Timing& t, double forward_flops) {
+  return {{"name", name},
+          {"forward_ms", t.forward * 1e3},
+          {"forward_backward_ms", t.both * 1e3},
+          {"forward_gflops", forward_flops / t.forward * 1e-9},
+          {"forward_backward_gflops", 3 * forward_flops / t.both * 1e-9}};
+}
+
+Json attention(const Options& o, core::Device device) {
+  core::Shape shape{o.batch, o.seq, o.heads, o.head_dim};
+  DType dtype = core::parse_dtype(o.dtype);
+  Var q = random(shape, dtype, device, 1), k = random(shape, dtype, device, 2), v = random(shape, dtype, device, 3);
+  double flops = 2.0 * double(o.batch * o.heads * o.seq * o.seq * o.head_dim);  // two products, half of each masked
+  Json rows = Json::array();
+  rows.push_back(
+      row("fused", time_op(device, o.repeats, {q, k, v}, [&] { return ops::fused_attention(q, k, v); }), flops));
+  if (o.seq <= 1024)
+    rows.push_back(
+        row("naive", time_op(device, o.repeats, {q, k, v}, [&] { return ops::naive_attention(q, k, v); }), flops));
+  return rows;
+}
+
+Json projection(const Options& o, core::Device device) {
+  int64_t d = o.heads * o.head_dim, m = o.batch * o.seq;
+  DType dtype = core::parse_dtype(o.dtype);
+  Var x = random({m, d}, dtype, device, 1), w = random({d, d}, dtype, device, 2);
+  return Json::array(
+      {row("dense", time_op(device, o.repeats, {x, w}, [&] { return ops::linear(x, w); }), 2.0 * double(m * d * d))});
+}
+
+Json step(const Options& o, core::Device device) {
+  configs::ModelConfig c;
+  c.n_layer = o.layers, c.n_head = o.heads, c.d_model = o.heads * o.head_dim, c.vocab_size = o.vocab,
+  c.max_seq_len = o.seq, c.bias = false;
+  auto model = models::make_model(c);
+  model->initialize(1, device);
+  Optimizer optimizer({}, model->parameters(), false);
+  core::HostRandom r(1, 5);
+  std::vector<int32_t> ids(size_t(o.batch * o.seq));
+  for (int32_t& id : ids) id = int32_t(r.bits() % uint32_t(o.vocab));
+  Tensor input = Tensor::from(ids, {o.batch, o.seq}, device), target = Tensor::from(ids, {o.batch * o.seq}, device);
+  core::reset_peak(device);
+  double seconds = median_seconds(device, o.repeats, [&] {
+    models::Pass pass{.training = true, .compute = core::parse_dtype(o.dtype)};
+    Var logits = model->logits(pass, input);
+    logits = ops::view(logits, {o.batch * o.seq, o.vocab});
+    Var loss = ops::cross_entropy(logits, target, {.scale = 1.0 / double(o.batch * o.seq)});
+    logits = Var();
+    loss.backward();
+    optimizer.step(1e-3, 1.0);
+  });
+  double tokens = double(o.batch * o.seq);
+  double flops =
+      tokens * (6.0 * double(model->parameter_count()) + 6.0 * double(o.layers * o.seq * o.heads * o.head_dim));
+  return Json::array({{{"name", "train step"},
+                       {"ms", seconds * 1e3},
+                       {"tokens_per_s", tokens / seconds},
+                       {"gflops", flops / seconds * 1e-9},
+                       {"parameters", model->parameter_count()},
+                       {"peak_mib", double(core::memory_stats(device).peak) / 1048576}}});
+}
+
+void run(const Options& o) {
+  core::Device device = choose_device(o.device);
+  Json rows = o.what == "attention"    ? attention(o, device)
+              : o.what == "projection" ? projection(o, device)
+                                       : step(o, device);
+  Json all{{"bench", o.what}, {"device", name_of(device)}, {"dtype", o.dtype},       {"batch", o.batch},
+           {"seq", o.seq},    {"heads", o.heads},          {"head_dim", o.head_dim}, {"rows", rows}};
+  if (o.json) return fmt::print("{}\n", all.dump(1));
+  fmt::print("{} on {}/{}, batch {}, {} tokens, {} heads x {}; medians of {}\n", o.what, name_of(device), o.dtype,
+             o.batch, o.seq, o.heads, o.head_dim, o.repeats);
+  for (const auto& r : rows) {
+    fmt::print("  {:<12}", r["name"].get<std::string>());
+    for (const auto& [key, value] : r.items())
+      if (key != "name") fmt::print("  {} {:.3f}", key, value.get<double>());
+    fmt::print("\n");
+  }
+}
+
+}  // namespace
+
+void add_bench_command(CLI::App& app, int&) {
+  auto o = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand("bench", "Times on this machine");
+  command->add_option("what", o->what, "attention, projection or step")
+      ->required()
+      ->check(CLI::IsMember({"attention", "projection", "step"}));
+  command->add_option("--device", o->device, "auto, cpu or cuda")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
+      ->capture_default_str();
+  command->add_option("--dtype", o->dtype, "f32, bf16 or f16")
+      ->check(CLI::IsMember({"f64", "f32", "bf16", "f16"}))
+      ->capture_default_str();
+  auto count = [&](const char* name, int64_t& value, const char* help) {
+    command->add_option(name, value, help)->check(CLI::PositiveNumber)->capture_default_str();
+  };
+  count("--batch", o->batch, "Sequences");
+  count("--seq", o->seq, "Tokens of a sequence");
+  count("--heads", o->heads, "Attention heads");
+  count("--head-dim", o->head_dim, "Channels of a head; d_model = heads x head_dim");
+  count("--layers", o->layers, "Blocks (step)");
+  count("--vocab", o->vocab, "Vocabulary (step)");
+  count("--repeats", o->repeats, "Timed calls; the median is printed");
+  command->add_flag("--json", o->json, "The result as JSON on stdout");
+  command->callback([o] { run(*o); });
+}
+
+}  // namespace basis::trainers

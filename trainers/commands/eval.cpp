@@ -1,0 +1,53 @@
+// basis eval: loss and perplexity of a run or checkpoint.
+#include <fmt/format.h>
+
+#include <cmath>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "trainers/commands/commands.h"
+#include "trainers/session.h"
+#include "trainers/step.h"
+
+namespace basis::trainers {
+
+void add_eval_command(CLI::App& app, int& exit_code) {
+  struct Options {
+    std::string checkpoint;
+    std::vector<std::string> overrides;
+    int64_t batches = 0;
+    bool json = false;
+  };
+  auto o = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand(
+      "eval", "Loss and perplexity of a run or checkpoint on its validation data, or on data.val=...");
+  command->add_option("checkpoint", o->checkpoint, "run directory or checkpoint.h5")->required();
+  command->add_option("overrides", o->overrides, "key.path=value ... over the config saved in the checkpoint");
+  command->add_option("--batches", o->batches, "Global batches to evaluate (0: all)")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command->add_flag("--json", o->json, "The result as JSON on stdout");
+  command->callback([o] {
+    Loaded loaded = load_model(o->checkpoint, o->overrides);
+    loaded.config.eval.batches = o->batches;
+    Data data = open_data(loaded.config, loaded.tokenizer, false);
+    if (!data.val)
+      throw core::Error({.where = "data.val",
+                         .expected = "validation data",
+                         .got = "none",
+                         .remedy = "pass data.val=FILE",
+                         .code = core::ExitCode::usage});
+    EvalResult r = evaluate(*loaded.model, *data.val, loaded.compute);
+    if (o->json) {
+      fmt::print("{}\n",
+                 nlohmann::ordered_json{
+                     {"step", loaded.step}, {"loss", r.loss}, {"perplexity", std::exp(r.loss)}, {"tokens", r.tokens}}
+                     .dump());
+    } else {
+      fmt::print("step {}: loss {:.6f} nats/token, perplexity {:.4f}, over {} tokens\n", loaded.step, r.loss,
+                 std::exp(r.loss), r.tokens);
+    }
+  });
+}
+
+}  // namespace basis::trainers

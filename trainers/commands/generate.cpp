@@ -1,0 +1,64 @@
+// basis generate: text from a prompt.
+#include "trainers/generate.h"
+
+#include <fmt/format.h>
+
+#include <cstdio>
+#include <memory>
+
+#include "trainers/commands/commands.h"
+#include "trainers/session.h"
+
+namespace basis::trainers {
+namespace {
+
+struct Options {
+  std::string checkpoint, prompt = "\n";
+  std::vector<std::string> overrides;
+  GenerateOptions generate;
+};
+
+void run(const Options& o) {
+  Loaded loaded = load_model(o.checkpoint, o.overrides);
+  if (!loaded.tokenizer)
+    throw core::Error({.where = o.checkpoint,
+                       .expected = "a checkpoint with a tokenizer",
+                       .got = "none",
+                       .code = core::ExitCode::bad_file});
+  auto ids = loaded.tokenizer->encode(o.prompt);
+  fmt::print("{}", o.prompt);
+  auto print = [&](int32_t token) {
+    uint32_t id = uint32_t(token);
+    fmt::print("{}", loaded.tokenizer->decode({&id, 1}));
+    std::fflush(stdout);
+    return true;
+  };
+  generate(*loaded.model, std::vector<int32_t>(ids.begin(), ids.end()), o.generate, loaded.compute, print);
+  fmt::print("\n");
+}
+
+}  // namespace
+
+void add_generate_command(CLI::App& app, int&) {
+  auto o = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand("generate", "Text from a prompt");
+  command->add_option("checkpoint", o->checkpoint, "run directory or checkpoint.h5")->required();
+  command->add_option("overrides", o->overrides, "key.path=value ...");
+  command->add_option("--prompt", o->prompt, "Start of the text")->capture_default_str();
+  command->add_option("--tokens", o->generate.tokens, "To generate")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command->add_option("--temperature", o->generate.temperature, "0: the likeliest token")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command->add_option("--top-k", o->generate.top_k, "Choose among the k likeliest; 0: all")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command->add_option("--top-p", o->generate.top_p, "Choose among the likeliest that hold this mass")
+      ->check(CLI::Range(1e-6, 1.0))
+      ->capture_default_str();
+  command->add_option("--seed", o->generate.seed, "Of the choices")->capture_default_str();
+  command->callback([o] { run(*o); });
+}
+
+}  // namespace basis::trainers

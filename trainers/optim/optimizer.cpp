@@ -1,0 +1,60 @@
+#include "trainers/optim/optimizer.h"
+
+#include "core/basic/basic.h"
+
+namespace basis::trainers {
+
+using core::DType;
+
+Optimizer::Optimizer(const configs::OptimizerConfig& c, std::vector<models::Parameter> parameters,
+                     bool dynamic_loss_scale)
+    : adamw_(c.type == "adamw"),
+      dynamic_(dynamic_loss_scale),
+      hyper_{c.betas.at(0), c.betas.at(1), c.eps, c.weight_decay, c.momentum} {
+  core::Device device = core::cpu;
+  for (models::Parameter& p : parameters) {
+    const Tensor& value = p.var.value();
+    device = value.device();
+    // Decay pulls matrices only: a norm's weight or a bias has no scale to shrink.
+    double decay = value.dim() >= 2 ? c.weight_decay : 0;
+    Tensor first = Tensor::zeros(value.shape(), value.dtype(), device);
+    Tensor second = adamw_ ? Tensor::zeros(value.shape(), value.dtype(), device) : Tensor();
+    slots_.push_back({std::move(p.path), p.var, decay, first, second});
+  }
+  std::vector<double> initial(kScalars, 0.0);
+  initial[kLossScale] = dynamic_ ? 65536 : 1;
+  scalars_ = Tensor::from(initial, {kScalars}, device);
+}
+
+void Optimizer::step(double learning_rate, double max_norm) {
+  auto type = scalars_.device().type;
+  core::fill(scalars_.slice(0, kLearningRate, kLearningRate + 1), learning_rate);
+  core::fill(scalars_.slice(0, kMaxNorm, kMaxNorm + 1), max_norm);
+  core::fill(scalars_.slice(0, kSquaredNorm, kSquaredNorm + 1), 0);
+  for (const Slot& s : slots_)
+    if (const Tensor& g = s.parameter.grad()) add_squared_norm(type, g.dtype(), g, scalars_);
+  finish_norm(type, DType::f64, scalars_, dynamic_);
+  for (Slot& s : slots_) {
+    Tensor g = s.parameter.grad();
+    if (!g) continue;
+    Hyper hyper = hyper_;
+    hyper.weight_decay = s.weight_decay;
+    const Tensor& p = s.parameter.value();
+    if (adamw_)
+      adamw_update(type, p.dtype(), hyper, scalars_, p, g, s.first, s.second);
+    else
+      sgd_update(type, p.dtype(), hyper, scalars_, p, g, s.first);
+    s.parameter.zero_grad();
+  }
+}
+
+StepResult Optimizer::result() const {
+  auto values = scalars_.to_vector<double>();
+  return {values[kNorm], values[kSkip] != 0};
+}
+
+Tensor Optimizer::loss_cotangent(DType dtype) const {
+  return scalars_.slice(0, kLossScale, kLossScale + 1).to(dtype).view({});
+}
+
+}  // namespace basis::trainers

@@ -1,0 +1,86 @@
+// AdamW (Loshchilov & Hutter, arXiv 1711.05101) and SGD with momentum, fused: one kernel reads gradient and state and
+// writes parameter and state. Clipping, bias correction, loss scaling and the decision to skip a non-finite step happen
+// on the device, so a step needs no word from the host.
+//
+//   g = grad min(1, clip / (||grad|| + 1e-6)) / loss_scale
+//   adamw:  m = b1 m + (1 - b1) g,  v = b2 v + (1 - b2) g^2
+//           p = p (1 - lr wd) - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
+//   sgd:    m = mu m + g,           p = p (1 - lr wd) - lr m
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "configs/train_config.h"
+#include "core/kernel.h"
+#include "models/module.h"
+
+namespace basis::trainers {
+
+using core::Tensor;
+
+// What a step needs besides tensors: one f64 tensor on the device, one element each.
+enum Scalar : int64_t {
+  kLearningRate,
+  kMaxNorm,      // 0: no clipping
+  kSquaredNorm,  // of this step's (scaled) gradient
+  kNorm,         // its root, unscaled
+  kFactor,       // applied to the gradient
+  kSkip,         // 1: the gradient was not finite and nothing was updated
+  kTime,         // t: updates done
+  kLossScale,    // 1, or the dynamic scale under f16
+  kGoodSteps,    // since the loss scale last changed
+  kScalars
+};
+
+struct Hyper {
+  double beta1, beta2, eps, weight_decay, momentum;
+};
+
+struct StepResult {
+  double grad_norm;
+  bool skipped;
+};
+
+class Optimizer {
+ public:
+  struct Slot {
+    std::string path;
+    models::Var parameter;
+    double weight_decay;
+    Tensor first, second;  // moments; `second` only for adamw
+  };
+
+  // `dynamic_loss_scale`: f16. Parameters without a gradient (frozen) are left alone.
+  Optimizer(const configs::OptimizerConfig& config, std::vector<models::Parameter> parameters, bool dynamic_loss_scale);
+
+  // One update from the parameters' gradients, which are then cleared.
+  void step(double learning_rate, double max_norm);
+  StepResult result() const;  // of the last step; waits for the device
+  // The cotangent of the loss: the loss scale as a scalar of `dtype` on the device.
+  Tensor loss_cotangent(core::DType dtype) const;
+
+  std::vector<Slot>& slots() { return slots_; }
+  const Tensor& scalars() const { return scalars_; }
+  bool is_adamw() const { return adamw_; }
+
+ private:
+  bool adamw_, dynamic_;
+  Hyper hyper_;
+  std::vector<Slot> slots_;
+  Tensor scalars_;  // f64 [kScalars]
+};
+
+// sum [] f64 at scalars[kSquaredNorm] += sum of x^2; by x's dtype.
+inline constinit core::KernelTable<void(const Tensor& x, const Tensor& scalars)> add_squared_norm{"gradient norm"};
+// Turns kSquaredNorm into kNorm, kFactor, kSkip, and advances kTime and the loss scale. By f64.
+inline constinit core::KernelTable<void(const Tensor& scalars, bool dynamic_loss_scale)> finish_norm{"gradient norm"};
+// By the parameter's dtype; the gradient has the same.
+inline constinit core::KernelTable<void(const Hyper&, const Tensor& scalars, const Tensor& p, const Tensor& g,
+                                        const Tensor& m, const Tensor& v)>
+    adamw_update{"adamw"};
+inline constinit core::KernelTable<void(const Hyper&, const Tensor& scalars, const Tensor& p, const Tensor& g,
+                                        const Tensor& m)>
+    sgd_update{"sgd"};
+
+}  // namespace basis::trainers

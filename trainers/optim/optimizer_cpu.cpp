@@ -1,0 +1,93 @@
+#include <cmath>
+#include <vector>
+
+#include "core/parallel.h"
+#include "trainers/optim/optimizer.h"
+
+namespace basis::trainers {
+namespace {
+
+// In fixed blocks summed in order: the same bits whatever the number of threads.
+template <class T>
+void squared_norm(const Tensor& x, const Tensor& scalars) {
+  constexpr int64_t block = 1 << 14;
+  int64_t n = x.numel(), blocks = (n + block - 1) / block;
+  const T* p = x.data<T>();
+  std::vector<double> partial(static_cast<size_t>(blocks));
+  core::parallel_for(blocks, 4, [&](int64_t begin, int64_t end) {
+    for (int64_t b = begin; b < end; ++b) {
+      double lanes[8] = {};
+      int64_t i = b * block, stop = std::min(n, i + block);
+      for (; i + 8 <= stop; i += 8)
+        for (int l = 0; l < 8; ++l) lanes[l] += double(p[i + l]) * double(p[i + l]);
+      for (; i < stop; ++i) lanes[0] += double(p[i]) * double(p[i]);
+      for (double l : lanes) partial[size_t(b)] += l;
+    }
+  });
+  for (double s : partial) scalars.data<double>()[kSquaredNorm] += s;
+}
+
+void finish(const Tensor& scalars, bool dynamic_loss_scale) {
+  double* s = scalars.data<double>();
+  double norm = std::sqrt(s[kSquaredNorm]) / s[kLossScale];
+  bool finite = std::isfinite(norm);
+  s[kNorm] = norm;
+  s[kSkip] = finite ? 0 : 1;
+  s[kFactor] = (s[kMaxNorm] > 0 ? std::min(1.0, s[kMaxNorm] / (norm + 1e-6)) : 1.0) / s[kLossScale];
+  s[kTime] += finite;
+  if (!dynamic_loss_scale) return;
+  s[kGoodSteps] = finite ? s[kGoodSteps] + 1 : 0;
+  if (!finite)
+    s[kLossScale] = std::max(1.0, s[kLossScale] / 2);
+  else if (s[kGoodSteps] >= 2000)
+    s[kLossScale] *= 2, s[kGoodSteps] = 0;
+}
+
+constexpr int64_t kGrain = 1 << 14;
+
+template <class T>
+void adamw(const Hyper& h, const Tensor& scalars, const Tensor& param, const Tensor& grad, const Tensor& first,
+           const Tensor& second) {
+  const double* s = scalars.data<double>();
+  if (s[kSkip] != 0) return;
+  T b1 = T(h.beta1), b2 = T(h.beta2), c1 = T(1 - h.beta1), c2 = T(1 - h.beta2), eps = T(h.eps), factor = T(s[kFactor]);
+  T decay = T(1 - s[kLearningRate] * h.weight_decay), rate = T(s[kLearningRate] / (1 - std::pow(h.beta1, s[kTime])));
+  T root = T(1 / std::sqrt(1 - std::pow(h.beta2, s[kTime])));
+  T *p = param.data<T>(), *m = first.data<T>(), *v = second.data<T>();
+  const T* g = grad.data<T>();
+  core::parallel_for(param.numel(), kGrain, [=](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      T x = g[i] * factor;
+      m[i] = b1 * m[i] + c1 * x;
+      v[i] = b2 * v[i] + c2 * x * x;
+      p[i] = p[i] * decay - rate * m[i] / (std::sqrt(v[i]) * root + eps);
+    }
+  });
+}
+
+template <class T>
+void sgd(const Hyper& h, const Tensor& scalars, const Tensor& param, const Tensor& grad, const Tensor& first) {
+  const double* s = scalars.data<double>();
+  if (s[kSkip] != 0) return;
+  T mu = T(h.momentum), rate = T(s[kLearningRate]), decay = T(1 - s[kLearningRate] * h.weight_decay),
+    factor = T(s[kFactor]);
+  T *p = param.data<T>(), *m = first.data<T>();
+  const T* g = grad.data<T>();
+  core::parallel_for(param.numel(), kGrain, [=](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      m[i] = mu * m[i] + g[i] * factor;
+      p[i] = p[i] * decay - rate * m[i];
+    }
+  });
+}
+
+REGISTER_KERNEL(add_squared_norm, cpu, f32, squared_norm<float>)
+REGISTER_KERNEL(add_squared_norm, cpu, f64, squared_norm<double>)
+REGISTER_KERNEL(finish_norm, cpu, f64, finish)
+REGISTER_KERNEL(adamw_update, cpu, f32, adamw<float>)
+REGISTER_KERNEL(adamw_update, cpu, f64, adamw<double>)
+REGISTER_KERNEL(sgd_update, cpu, f32, sgd<float>)
+REGISTER_KERNEL(sgd_update, cpu, f64, sgd<double>)
+
+}  // namespace
+}  // namespace basis::trainers

@@ -1,0 +1,111 @@
+#include "trainers/session.h"
+
+#include <charconv>
+#include <filesystem>
+
+#include "trainers/checkpoint.h"
+#include "trainers/data/files.h"
+#include "trainers/step.h"
+
+namespace basis::trainers {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Synthetic evaluation draws samples that training never sees.
+constexpr int64_t kSyntheticEvalSamples = 1024, kSyntheticEvalFirst = int64_t{1} << 41;
+
+std::optional<double> as_fraction(const std::vector<std::string>& val) {
+  if (val.size() != 1) return {};
+  double f = 0;
+  const std::string& s = val[0];
+  auto [end, error] = std::from_chars(s.data(), s.data() + s.size(), f);
+  if (error != std::errc() || end != s.data() + s.size()) return {};
+  if (!(f >= 0 && f < 1))
+    throw core::Error(
+        {.where = "data.val", .expected = "a fraction in [0, 1), or paths", .got = s, .code = core::ExitCode::usage});
+  return f;
+}
+
+TokenizerPtr make_tokenizer(const configs::DataConfig& d) {
+  if (d.tokenizer == "byte") return byte_tokenizer();
+  if (d.tokenizer == "bpe") return load_tokenizer(d.tokenizer_path);
+  std::string text;  // char: the vocabulary is the training text's
+  for (const fs::path& p : expand_paths(d.train)) text += read_file(p);
+  return char_tokenizer(text, "data.train");
+}
+
+Data open_synthetic(const configs::Config& c) {
+  Data data;
+  data.vocab_size = c.data.vocab;
+  SyntheticOptions o{.task = parse_synthetic(c.data.task),
+                     .seq_len = c.data.seq_len,
+                     .global_batch = c.train.global_batch,
+                     .vocab_size = c.data.vocab,
+                     .seed = uint64_t(c.run.seed)};
+  data.train = synthetic(o);
+  o.samples = kSyntheticEvalSamples;
+  o.first_sample = kSyntheticEvalFirst;
+  data.val.emplace(synthetic(o), c.eval.batches);
+  return data;
+}
+
+DatasetPtr make_dataset(const configs::Config& c, const TokenSourcePtr& source, const Data& data, bool sequential) {
+  TextOptions o{.seq_len = c.data.seq_len,
+                .global_batch = c.train.global_batch,
+                .seed = uint64_t(c.run.seed),
+                .order = sequential || !c.data.shuffle ? WindowOrder::sequential : WindowOrder::shuffled};
+  if (c.model.family != "bert") return language_model(source, o);
+  MaskOptions masks{.vocab_size = data.vocab_size};
+  if (data.tokenizer)
+    if (auto id = data.tokenizer->special("[MASK]")) masks.mask_id = int32_t(*id);
+  return masked_language_model(source, o, masks);
+}
+
+}  // namespace
+
+Data open_data(const configs::Config& c, TokenizerPtr saved, bool need_train) {
+  if (c.data.task != "text") return open_synthetic(c);
+  Data data;
+  data.tokenizer = saved ? saved : make_tokenizer(c.data);
+  SourceOptions options{.vocab_size = c.model.vocab_size, .tokenizer = data.tokenizer};
+  auto fraction = as_fraction(c.data.val);
+  TokenSourcePtr train, val;
+  if (need_train || fraction) train = open_sources(c.data.train, options);
+  if (!fraction && !c.data.val.empty()) val = open_sources(c.data.val, options);
+  if (fraction && *fraction > 0) std::tie(train, val) = split_tail(train, *fraction);
+  data.vocab_size = std::max(train ? train->vocab_bound() : 0, val ? val->vocab_bound() : 0);
+  if (data.tokenizer) data.vocab_size = std::max(data.vocab_size, data.tokenizer->vocab_size());
+  if (train) data.train = make_dataset(c, train, data, false);
+  if (val) data.val.emplace(make_dataset(c, val, data, true), c.eval.batches);
+  return data;
+}
+
+configs::Config load_any_config(const std::string& path, const std::vector<std::string>& overrides) {
+  std::error_code ignored;
+  if (fs::is_directory(path, ignored))
+    return configs::load_config((fs::path(path) / "config.yaml").string(), overrides);
+  if (fs::path(path).extension() == ".h5")
+    return configs::parse_config(read_checkpoint_state(path).config, path, overrides);
+  return configs::load_config(path, overrides);
+}
+
+Loaded load_model(const std::string& path, const std::vector<std::string>& overrides) {
+  fs::path file = resolve_checkpoint(path);
+  CheckpointState state = read_checkpoint_state(file);
+  Loaded loaded;
+  loaded.config = configs::parse_config(state.config, file.string(), overrides);
+  loaded.compute = core::parse_dtype(loaded.config.train.precision);
+  loaded.step = state.step;
+  if (!state.tokenizer.empty()) loaded.tokenizer = parse_tokenizer(state.tokenizer, file.string());
+  loaded.model = models::make_model(loaded.config.model);
+  loaded.model->initialize(0, choose_device(loaded.config.run.device), parameter_dtype(loaded.config));
+  load_checkpoint(file, *loaded.model, nullptr);
+  return loaded;
+}
+
+core::DType parameter_dtype(const configs::Config& c) {
+  return c.train.precision == "f64" ? core::DType::f64 : core::DType::f32;
+}
+
+}  // namespace basis::trainers

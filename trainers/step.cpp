@@ -1,0 +1,73 @@
+#include "trainers/step.h"
+
+#include <algorithm>
+
+#include "core/basic/basic.h"
+#include "ops/cross_entropy/cross_entropy.h"
+#include "ops/view/view.h"
+
+namespace basis::trainers {
+namespace {
+
+models::Var loss_of(const models::Model& model, const models::Pass& pass, const Batch& b, core::Device device,
+                    double scale) {
+  Tensor ids = Tensor::from(b.inputs, {b.batch, b.seq_len}, device);
+  Tensor targets = Tensor::from(b.targets, {b.batch * b.seq_len}, device);
+  models::Var logits = model.logits(pass, ids);  // [B,T,V]
+  logits = ops::view(logits, {b.batch * b.seq_len, logits.size(2)});
+  return ops::cross_entropy(logits, targets, {.ignore_index = kIgnore, .scale = scale});
+}
+
+}  // namespace
+
+core::Device choose_device(const std::string& name) {
+  if (name == "cpu") return core::cpu;
+  int gpus = core::device_count(core::DeviceType::cuda);
+  if (gpus > 0) return core::cuda();
+  if (name == "auto") return core::cpu;
+  core::backend(core::DeviceType::cuda);  // says when CUDA is not built in
+  throw core::Error({.where = "run.device",
+                     .expected = "a GPU",
+                     .got = "none that works",
+                     .remedy = "see basis doctor, or run.device: cpu",
+                     .code = core::ExitCode::usage});
+}
+
+Tensor forward_backward(const models::Model& model, models::Pass& pass, const Dataset& data, int64_t step,
+                        const configs::TrainConfig& c, const Optimizer& optimizer) {
+  core::Device device = optimizer.scalars().device();
+  int64_t micro = c.micro_batch ? c.micro_batch : c.global_batch;
+  std::vector<Batch> batches;
+  int64_t tokens = 0;
+  for (int64_t first = 0; first < c.global_batch; first += micro) {
+    batches.push_back(data.batch(step, first, micro));
+    tokens += batches.back().scored;
+  }
+  Tensor total;
+  for (const Batch& b : batches) {
+    models::Var loss = loss_of(model, pass, b, device, 1.0 / double(std::max<int64_t>(1, tokens)));
+    if (total)
+      core::axpy(1, loss.value(), total);
+    else
+      total = loss.value().clone();
+    loss.backward(optimizer.loss_cotangent(loss.dtype()));
+  }
+  return total;
+}
+
+EvalResult evaluate(const models::Model& model, const EvalDataset& data, core::DType compute) {
+  autograd::NoGrad no_grad;
+  models::Pass pass{.compute = compute};
+  core::Device device = model.parameters().at(0).var.device();
+  EvalResult result;
+  double sum = 0;
+  for (int64_t i = 0; i < data.batches(); ++i) {
+    Batch b = data.batch(i);
+    sum += loss_of(model, pass, b, device, 1.0).value().item();
+    result.tokens += b.scored;
+  }
+  result.loss = result.tokens ? sum / double(result.tokens) : 0;
+  return result;
+}
+
+}  // namespace basis::trainers

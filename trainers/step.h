@@ -1,0 +1,26 @@
+// One optimizer step's forward and backward passes, and evaluation.
+#pragma once
+
+#include "configs/train_config.h"
+#include "models/model.h"
+#include "trainers/data/dataset.h"
+#include "trainers/optim/optimizer.h"
+
+namespace basis::trainers {
+
+// The device a run uses: run.device, with auto meaning the first GPU when there is one. Throws core::Error (usage) when
+// a GPU is asked for and none can be used.
+core::Device choose_device(const std::string& name);
+
+// Adds the gradient of the mean loss over all tokens of the global batch to the parameters' gradients, one micro-batch
+// after another: tokens are weighted alike however the batch is cut. Returns the mean loss as a scalar on the device.
+Tensor forward_backward(const models::Model& model, models::Pass& pass, const Dataset& data, int64_t step,
+                        const configs::TrainConfig& config, const Optimizer& optimizer);
+
+struct EvalResult {
+  double loss = 0;     // nats per token
+  int64_t tokens = 0;  // that counted
+};
+EvalResult evaluate(const models::Model& model, const EvalDataset& data, core::DType compute);
+
+}  // namespace basis::trainers

@@ -1,0 +1,229 @@
+#include "trainers/trainer.h"
+
+#include <fmt/format.h>
+
+#include <chrono>
+#include <cmath>
+#include <filesystem>
+
+#include "core/log.h"
+#include "trainers/checkpoint.h"
+#include "trainers/generate.h"
+#include "trainers/optim/schedule.h"
+#include "trainers/recorder.h"
+#include "trainers/run/signals.h"
+#include "trainers/session.h"
+#include "trainers/step.h"
+
+namespace basis::trainers {
+namespace {
+
+namespace fs = std::filesystem;
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+class Loop {
+ public:
+  explicit Loop(const configs::Config& config)
+      : c_(config),
+        device_(choose_device(c_.run.device)),
+        data_(open_data(c_)),
+        directory_(fs::path(c_.run.out_dir) / c_.run.name) {
+    if (c_.model.vocab_size == 0) c_.model.vocab_size = data_.vocab_size;
+    if (c_.model.vocab_size < data_.vocab_size)
+      throw core::Error({.where = "model.vocab_size",
+                         .expected = fmt::format("at least the data's {}", data_.vocab_size),
+                         .got = std::to_string(c_.model.vocab_size),
+                         .code = core::ExitCode::usage});
+    model_ = models::make_model(c_.model);
+    model_->initialize(uint64_t(c_.run.seed), device_, parameter_dtype(c_));
+    optimizer_ = std::make_unique<Optimizer>(c_.optimizer, model_->parameters(), c_.train.precision == "f16");
+    state_.config = configs::dump_yaml(c_);
+    state_.tokenizer = data_.tokenizer ? data_.tokenizer->serialise() : "";
+    start_weights();
+    directory_.write_config(state_.config);
+  }
+
+  int run() {
+    StopSignals signals;
+    Recorder recorder(c_, directory_, state_.step, model_->parameter_count(), name_of(device_));
+    double wall_limit = configs::parse_duration(c_.train.max_wall_time);
+    auto start = Clock::now();
+    saved_step_ = state_.step;
+    while (state_.step < c_.train.max_steps) {
+      if (int code = one_step(recorder)) return code;
+      if (int signal = signals.caught()) {
+        save();
+        recorder.note(fmt::format("stopped by signal {} after step {}; checkpoint saved", signal, state_.step));
+        return 128 + signal;
+      }
+      if (wall_limit > 0 && seconds_since(start) >= wall_limit) {
+        save();
+        recorder.note(fmt::format("max_wall_time reached after step {}; checkpoint saved", state_.step));
+        return 0;
+      }
+    }
+    finish(recorder);
+    return 0;
+  }
+
+ private:
+  // Weights from the run's own checkpoint, from init_from, or as initialised.
+  void start_weights() {
+    const std::string& resume = c_.train.resume;
+    auto own = resume == "never" ? std::nullopt : newest_valid_checkpoint(directory_.path());
+    if (own) {
+      CheckpointState saved = load_checkpoint(*own, *model_, optimizer_.get());
+      if (!saved.tokenizer.empty() && saved.tokenizer != state_.tokenizer)
+        throw core::Error({.where = own->string(),
+                           .expected = "the tokenizer of the run so far",
+                           .got = "another one",
+                           .remedy = "restore the data, or train.resume=never",
+                           .code = core::ExitCode::usage});
+      state_.step = saved.step;
+      state_.best_val_loss = saved.best_val_loss;
+      core::log_info("resuming from {} at step {}", own->string(), state_.step);
+    } else if (resume == "must") {
+      throw core::Error({.where = "train.resume",
+                         .expected = "a checkpoint in " + directory_.path().string(),
+                         .got = "none",
+                         .code = core::ExitCode::bad_file});
+    } else if (!c_.train.init_from.empty()) {
+      load_checkpoint(resolve_checkpoint(c_.train.init_from), *model_, nullptr);
+      core::log_info("starting from the weights of {}", c_.train.init_from);
+    }
+  }
+
+  int one_step(Recorder& recorder) {
+    int64_t step = state_.step;
+    generator_.begin_step(uint64_t(step));
+    models::Pass pass{
+        .training = true, .compute = compute_, .random = &generator_, .recompute = c_.train.recompute == "block"};
+    double lr = learning_rate(c_, step);
+    Tensor loss = forward_backward(*model_, pass, *data_.train, step, c_.train, *optimizer_);
+    std::string bad = device_.is_cpu() ? first_nonfinite_gradient() : "";
+    optimizer_->step(lr, c_.train.grad_clip);
+    ++state_.step;
+    bool log = state_.step % c_.log.every == 0 || state_.step == c_.train.max_steps;
+    if (device_.is_cpu() || log) {  // elsewhere the host does not wait for the device between logs
+      StepResult result = optimizer_->result();
+      double value = loss.item();
+      if (result.skipped || !std::isfinite(value)) {
+        if (int code = nonfinite(recorder, bad, value)) return code;
+      }
+      recorder.step({.step = state_.step, .loss = value, .lr = lr, .grad_norm = result.grad_norm}, log);
+    }
+    after_step(recorder);
+    return 0;
+  }
+
+  void after_step(Recorder& recorder) {
+    bool last = state_.step == c_.train.max_steps;
+    if (data_.val && ((c_.eval.every && state_.step % c_.eval.every == 0) || last)) {
+      double loss = evaluate(*model_, *data_.val, compute_).loss;
+      recorder.validation(state_.step, loss);
+      if (loss < state_.best_val_loss) {
+        state_.best_val_loss = loss;
+        if (c_.checkpoint.keep_best) save_checkpoint(directory_.checkpoints() / "best.h5", state_, *model_, nullptr);
+      }
+    }
+    if ((c_.sample.every && state_.step % c_.sample.every == 0) || last) sample(recorder);
+    if ((c_.checkpoint.every && state_.step % c_.checkpoint.every == 0) || last) save();
+  }
+
+  void sample(Recorder& recorder) {
+    if (!data_.tokenizer || c_.sample.tokens == 0 || c_.model.family == "bert") return;
+    auto ids = data_.tokenizer->encode(c_.sample.prompt);
+    std::vector<int32_t> prompt(ids.begin(), ids.end());
+    if (prompt.empty()) prompt.push_back(0);
+    auto made = generate(*model_, prompt,
+                         {.tokens = c_.sample.tokens,
+                          .temperature = c_.sample.temperature,
+                          .top_k = c_.sample.top_k,
+                          .top_p = c_.sample.top_p,
+                          .seed = uint64_t(c_.run.seed)},
+                         compute_);
+    std::vector<uint32_t> text(made.begin(), made.end());
+    recorder.sample(state_.step, c_.sample.prompt + data_.tokenizer->decode(text));
+  }
+
+  void save() {
+    if (saved_step_ == state_.step) return;
+    save_checkpoint(directory_.checkpoint(state_.step), state_, *model_, optimizer_.get());
+    saved_step_ = state_.step;
+    auto files = checkpoint_files(directory_.path());
+    for (const CheckpointFile& f : files) {
+      int64_t newer = std::count_if(files.begin(), files.end(), [&](const auto& g) { return g.step > f.step; });
+      std::error_code ignored;
+      if (newer >= c_.checkpoint.keep) fs::remove(f.path, ignored);
+    }
+  }
+
+  std::string first_nonfinite_gradient() const {
+    for (const Optimizer::Slot& s : optimizer_->slots()) {
+      if (!s.parameter.grad()) continue;
+      Tensor scalars = Tensor::zeros({kScalars}, core::DType::f64, device_);
+      add_squared_norm(device_.type, s.parameter.grad().dtype(), s.parameter.grad(), scalars);
+      if (!std::isfinite(scalars.data<double>()[kSquaredNorm])) return "the gradient of " + s.path;
+    }
+    return "";
+  }
+
+  // The update was already left out on the device, so the weights are those of the step before.
+  int nonfinite(Recorder& recorder, const std::string& tensor, double loss) {
+    std::string what = fmt::format("step {}: loss {}, first bad tensor: {}", state_.step, loss,
+                                   tensor.empty() ? "the gradient" : tensor);
+    recorder.nonfinite(state_.step, what);
+    if (c_.train.on_nonfinite == "skip") return 0;
+    --state_.step;
+    save();
+    core::log_warning(
+        "stopping at a non-finite {}; the last good weights are in {} (lower optimizer.lr, or train.on_nonfinite: "
+        "skip)",
+        what, directory_.checkpoints().string());
+    return int(core::ExitCode::nonfinite);
+  }
+
+  void finish(Recorder& recorder) {
+    save();
+    recorder.finish(state_.best_val_loss);
+  }
+
+  configs::Config c_;
+  core::Device device_;
+  Data data_;
+  RunDirectory directory_;
+  std::unique_ptr<models::Model> model_;
+  std::unique_ptr<Optimizer> optimizer_;
+  CheckpointState state_;
+  core::Generator generator_{uint64_t(c_.run.seed)};
+  core::DType compute_ = core::parse_dtype(c_.train.precision);
+  int64_t saved_step_ = -1;
+};
+
+}  // namespace
+
+int train(const configs::Config& config) { return Loop(config).run(); }
+
+std::string describe_run(const configs::Config& config) {
+  configs::Config c = config;
+  if (c.model.vocab_size == 0) c.model.vocab_size = open_data(c).vocab_size;
+  auto model = models::make_model(c.model);
+  int64_t n = model->parameter_count(), half = c.train.precision == "bf16" || c.train.precision == "f16" ? 2 : 4;
+  int64_t micro = c.train.micro_batch ? c.train.micro_batch : c.train.global_batch, tokens = micro * c.data.seq_len;
+  int64_t wide = c.model.d_ff ? c.model.d_ff : 4 * c.model.d_model;
+  // Per layer and token: norms, sums, q, k, v, o and branches (about 10 C), the MLP's hidden layer twice; logits once.
+  int64_t layer = tokens * (10 * c.model.d_model + 2 * wide) * half;
+  int64_t activations = (c.train.recompute == "block" ? layer + c.model.n_layer * tokens * 2 * c.model.d_model * half
+                                                      : c.model.n_layer * layer) +
+                        tokens * c.model.vocab_size * half;
+  int64_t state = n * 4 * (c.optimizer.type == "adamw" ? 4 : 3) + (half == 2 ? n * 2 : 0);
+  return configs::dump_yaml(c) +
+         fmt::format(
+             "# {} parameters; memory of a step, estimated: {:.1f} MiB of weights, gradients and optimizer state, "
+             "{:.1f} MiB of activations\n",
+             n, double(state) / 1048576, double(activations) / 1048576);
+}
+
+}  // namespace basis::trainers

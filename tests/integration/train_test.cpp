@@ -1,0 +1,234 @@
+// The program as a user runs it: training, stopping, killing, resuming, and what it says to bad input.
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+#include <thread>
+
+namespace basis {
+namespace {
+
+namespace fs = std::filesystem;
+using Arguments = std::vector<std::string>;
+
+class Program : public testing::Test {
+ protected:
+  Program() {
+    fs::create_directories(directory_);
+    std::ofstream text(directory_ / "text.txt");
+    for (int i = 0; i < 600; ++i) text << "the quick brown fox " << i * 7919 % 1009 << " jumps over the lazy dog\n";
+  }
+  ~Program() override { fs::remove_all(directory_); }
+
+  std::string path(const std::string& name) const { return (directory_ / name).string(); }
+
+  std::string write(const std::string& name, const std::string& content) const {
+    std::ofstream(directory_ / name, std::ios::binary) << content;
+    return path(name);
+  }
+
+  // A tiny run; `name` is its directory.
+  std::string config(const std::string& name) const {
+    return write(name + ".yaml", "run: {name: " + name + ", out_dir: " + directory_.string() +
+                                     ", device: cpu}\n"
+                                     "model: {n_layer: 1, n_head: 2, d_model: 16, max_seq_len: 16, dropout: 0.1}\n"
+                                     "data: {train: [" +
+                                     path("text.txt") +
+                                     "], seq_len: 16}\n"
+                                     "train: {global_batch: 4, micro_batch: 2, max_steps: 60}\n"
+                                     "schedule: {warmup_steps: 5}\n"
+                                     "eval: {every: 20, batches: 2}\n"
+                                     "sample: {tokens: 5}\ncheckpoint: {every: 10, keep: 3}\nlog: {every: 5}\n");
+  }
+
+  pid_t start(const Arguments& arguments) const {
+    pid_t child = fork();
+    if (child == 0) {
+      int log = open(path("log").c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
+      dup2(log, 1), dup2(log, 2);
+      setenv("OMP_NUM_THREADS", "1", 1);
+      std::vector<char*> argv{const_cast<char*>(BASIS_BINARY)};
+      for (const auto& a : arguments) argv.push_back(const_cast<char*>(a.c_str()));
+      argv.push_back(nullptr);
+      execv(BASIS_BINARY, argv.data());
+      _exit(127);
+    }
+    return child;
+  }
+
+  // The exit code, or 1000 + signal.
+  static int finish(pid_t child) {
+    int status = 0;
+    waitpid(child, &status, 0);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
+  }
+  int run(const Arguments& arguments) const { return finish(start(arguments)); }
+
+  std::string log() const { return read(path("log")); }
+  static std::string read(const fs::path& p) {
+    std::ostringstream s;
+    s << std::ifstream(p, std::ios::binary).rdbuf();
+    return s.str();
+  }
+
+  // The datasets of the final checkpoint, as text without the names of files and runs.
+  std::string weights(const std::string& name) const {
+    std::string dump = path(name) + "/checkpoints/step-60.h5";
+    EXPECT_TRUE(fs::exists(dump)) << log();
+    std::string command = "h5dump -g /model -g /optimizer " + dump + " | tail -n +2 > " + path("dump") + " 2>/dev/null";
+    EXPECT_EQ(std::system(command.c_str()), 0);
+    std::string text = read(path("dump"));
+    EXPECT_GT(text.size(), 100000u) << "h5dump printed no weights";
+    return text;
+  }
+
+  fs::path directory_ = fs::temp_directory_path() / ("basis_train_test_" + std::to_string(getpid()));
+};
+
+#define REQUIRE_H5DUMP() \
+  if (std::system("command -v h5dump > /dev/null")) GTEST_SKIP() << "h5dump is not installed (hdf5-tools)"
+
+TEST_F(Program, ResumingGivesTheSameBits) {
+  REQUIRE_H5DUMP();
+  ASSERT_EQ(run({"train", config("whole")}), 0) << log();
+  ASSERT_EQ(run({"train", config("parts"), "train.max_wall_time=0.01s"}), 0) << log();
+  EXPECT_FALSE(fs::exists(path("parts") + "/checkpoints/step-60.h5"));
+  ASSERT_EQ(run({"train", config("parts")}), 0) << log();
+  EXPECT_NE(log().find("resuming from"), std::string::npos);
+  EXPECT_EQ(weights("whole"), weights("parts"));
+}
+
+TEST_F(Program, KilledTwentyTimesEndsWithTheSameBits) {
+  REQUIRE_H5DUMP();
+  ASSERT_EQ(run({"train", config("whole"), "checkpoint.every=1"}), 0) << log();
+  std::string yaml = config("killed");
+  unsigned state = 12345;
+  int kills = 0;
+  for (int i = 0; i < 200 && kills < 20; ++i) {
+    pid_t child = start({"train", yaml, "checkpoint.every=1"});
+    state = state * 1103515245 + 12345;
+    std::this_thread::sleep_for(std::chrono::milliseconds(20 + state / 65536 % 40));
+    kill(child, SIGKILL);
+    if (finish(child) == 1000 + SIGKILL)
+      ++kills;
+    else
+      fs::remove_all(path("killed"));  // it came through: begin again
+  }
+  EXPECT_EQ(kills, 20);
+  ASSERT_EQ(run({"train", yaml, "checkpoint.every=1"}), 0) << log();
+  EXPECT_EQ(weights("whole"), weights("killed"));
+}
+
+TEST_F(Program, SigtermSavesAndExitsWithItsNumber) {
+  pid_t child = start({"train", config("stopped"), "train.max_steps=1000000"});
+  std::this_thread::sleep_for(std::chrono::milliseconds(500));
+  kill(child, SIGTERM);
+  EXPECT_EQ(finish(child), 128 + SIGTERM) << log();
+  EXPECT_NE(log().find("checkpoint saved"), std::string::npos);
+  EXPECT_EQ(run({"eval", path("stopped")}), 0) << log();
+  EXPECT_EQ(run({"generate", path("stopped"), "--tokens", "5", "--prompt", "the"}), 0) << log();
+  EXPECT_EQ(run({"inspect", path("stopped")}), 0) << log();
+}
+
+TEST_F(Program, EveryFamilyAndMixerTrains) {
+  for (const char* family : {"gpt2", "llama", "bert"})
+    for (const char* mixer : {"naive", "fused", "window", "check"})
+      EXPECT_EQ(run({"train", config("family"), std::string("model.family=") + family,
+                     std::string("model.attention.mixer.type=") + mixer, "model.attention.mixer.window=4",
+                     "train.max_steps=3", "train.resume=never", "train.recompute=block"}),
+                0)
+          << family << " " << mixer << ": " << log();
+}
+
+TEST_F(Program, RecomputeChangesNoBit) {
+  REQUIRE_H5DUMP();
+  ASSERT_EQ(run({"train", config("plain")}), 0) << log();
+  ASSERT_EQ(run({"train", config("recomputed"), "train.recompute=block"}), 0) << log();
+  EXPECT_EQ(weights("plain"), weights("recomputed"));
+}
+
+TEST_F(Program, NonFiniteLossKeepsTheLastGoodWeights) {
+  EXPECT_EQ(run({"train", config("blown"), "optimizer.lr=1e30", "schedule.warmup_steps=0", "train.grad_clip=0"}), 3)
+      << log();
+  EXPECT_NE(log().find("first bad tensor"), std::string::npos) << log();
+}
+
+TEST_F(Program, BadInputHasItsExitCodeAndOneMessage) {
+  std::string good = config("good");
+  std::string random(5000, '\0');
+  for (size_t i = 0; i < random.size(); ++i) random[i] = char(i * 2654435761u >> 13);
+  std::string garbage = write("garbage.h5", random), binary = write("odd.bin", "abc"), empty = write("empty.txt", "");
+  struct Case {
+    Arguments arguments;
+    int code;
+    const char* says;
+  };
+  const Case cases[] = {
+      {{}, 2, "subcommand"},
+      {{"trian"}, 2, ""},
+      {{"train"}, 2, "config"},
+      {{"train", path("absent.yaml")}, 2, "readable YAML file"},
+      {{"train", directory_.string()}, 2, "config.yaml"},
+      {{"train", garbage}, 4, "garbage.h5"},
+      {{"train", good, "--frobnicate"}, 2, ""},
+      {{"train", good, "model.n_layers=3"}, 2, "nearest: n_layer"},
+      {{"train", good, "nonsense"}, 2, "key.path=value"},
+      {{"train", good, "=3"}, 2, "key.path=value"},
+      {{"train", good, "model.n_layer=zwei"}, 2, "whole number"},
+      {{"train", good, "model.n_layer=0"}, 2, "at least 1"},
+      {{"train", good, "model.n_head=3"}, 2, "divisor"},
+      {{"train", good, "model.n_kv_head=3"}, 2, "divisor"},
+      {{"train", good, "model.family=gpt5"}, 2, "gpt2|llama|bert"},
+      {{"train", good, "model.attention.mixer.type=window"}, 2, "window"},
+      {{"train", good, "model.layers.7.mixer.type=naive"}, 2, "n_layer"},
+      {{"train", good, "model.dropout=1"}, 2, "[0, 1)"},
+      {{"train", good, "data.seq_len=17"}, 2, "max_seq_len"},
+      {{"train", good, "data.train=" + path("none*.txt")}, 4, "none*.txt"},
+      {{"train", good, "data.train=" + empty}, 4, "empty.txt"},
+      {{"train", good, "data.train=" + binary}, 4, "odd.bin"},
+      {{"train", good, "data.train=" + garbage}, 4, "garbage.h5"},
+      {{"train", good, "data.val=1.5"}, 2, "fraction"},
+      {{"train", good, "data.tokenizer=bpe"}, 2, "tokenizer_path"},
+      {{"train", good, "data.tokenizer=bpe", "data.tokenizer_path=" + path("nowhere")}, 4, "nowhere"},
+      {{"train", good, "model.vocab_size=10"}, 2, "vocab_size"},
+      {{"train", good, "train.micro_batch=3"}, 2, "divisor"},
+      {{"train", good, "train.max_wall_time=soon"}, 2, "90s"},
+      {{"train", good, "train.resume=must"}, 4, "checkpoint"},
+      {{"train", good, "train.init_from=" + garbage}, 4, "garbage.h5"},
+      {{"train", good, "optimizer.lr=-1"}, 2, "at least 0"},
+      {{"train", good, "optimizer.betas=[0.9]"}, 2, "two numbers"},
+      {{"train", good, "schedule.min_lr=1"}, 2, "optimizer.lr"},
+      {{"train", good, "run.name=a/b"}, 2, "directory name"},
+      {{"eval", path("absent.h5")}, 4, "absent.h5"},
+      {{"eval", garbage}, 4, "garbage.h5"},
+      {{"eval", directory_.string()}, 4, "checkpoint"},
+      {{"generate", garbage}, 4, "garbage.h5"},
+      {{"generate", garbage, "--top-p", "2"}, 2, "top-p"},
+      {{"inspect", garbage}, 4, "garbage.h5"},
+      {{"inspect", path("absent")}, 4, "absent"},
+      {{"gradcheck", "--op", "sofmax"}, 2, "nearest: softmax"},
+      {{"gradcheck", "--dtype", "f128"}, 2, "dtype"},
+      {{"gradcheck", "--device", "tpu"}, 2, "device"},
+      {{"bench", "everything"}, 2, ""},
+      {{"bench", "step", "--batch", "0"}, 2, "batch"},
+      {{"tokenize", path("absent.txt"), "--output", path("x.h5")}, 4, "absent.txt"},
+      {{"tokenize", path("text.txt")}, 2, "--output"},
+      {{"tokenize", path("text.txt"), "--tokenizer", path("nowhere"), "--output", path("x.h5")}, 4, "nowhere"},
+  };
+  for (const Case& c : cases) {
+    std::string line;
+    for (const auto& a : c.arguments) line += " " + a;
+    EXPECT_EQ(run(c.arguments), c.code) << line << ": " << log();
+    EXPECT_NE(log().find(c.says), std::string::npos) << line << ": " << log();
+  }
+}
+
+}  // namespace
+}  // namespace basis

@@ -1,0 +1,155 @@
+// cuBLASLt is column-major: a row-major C = A B is the column-major C^T = B^T A^T on the same memory.
+#include <map>
+#include <mutex>
+#include <tuple>
+
+#include "core/cuda/check.h"
+#include "core/gemm/gemm.h"
+#include "core/stream.h"
+
+namespace basis::core {
+namespace {
+
+constexpr size_t kWorkspace = size_t{32} << 20;  // bytes; NVIDIA's recommendation for Hopper
+
+struct Types {
+  cudaDataType_t data, scale;
+  cublasComputeType_t compute;
+};
+Types types_of(DType t) {
+  if (t == DType::f64) return {CUDA_R_64F, CUDA_R_64F, CUBLAS_COMPUTE_64F};
+  if (t == DType::f32) return {CUDA_R_32F, CUDA_R_32F, CUBLAS_COMPUTE_32F};  // no TF32
+  return {t == DType::bf16 ? CUDA_R_16BF : CUDA_R_16F, CUDA_R_32F, CUBLAS_COMPUTE_32F};
+}
+
+int alignment_of(const void* p) {  // the power of two up to 256 that divides the address
+  auto a = reinterpret_cast<uintptr_t>(p);
+  int bytes = 256;
+  while (a % uintptr_t(bytes)) bytes /= 2;
+  return bytes;
+}
+
+// Descriptors and the chosen algorithm of one kind of call; kept for the life of the process.
+struct Plan {
+  cublasLtMatmulDesc_t op = nullptr;
+  cublasLtMatrixLayout_t a = nullptr, b = nullptr, c = nullptr;
+  cublasLtMatmulAlgo_t algorithm{};
+};
+
+using Key = std::tuple<int, int, bool, bool, bool, bool, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t,
+                       int64_t, int64_t, int64_t, int, int, int, int>;
+
+template <class T>
+void set(cublasLtMatmulDesc_t op, cublasLtMatmulDescAttributes_t what, T value) {
+  CUDA_CHECK(cublasLtMatmulDescSetAttribute(op, what, &value, sizeof value));
+}
+
+cublasLtMatrixLayout_t layout(cudaDataType_t type, int64_t rows, int64_t cols, int64_t ld, int64_t batch,
+                              int64_t stride) {
+  cublasLtMatrixLayout_t l;
+  CUDA_CHECK(cublasLtMatrixLayoutCreate(&l, type, uint64_t(rows), uint64_t(cols), ld));
+  if (batch > 1) {
+    int32_t count = int32_t(batch);
+    CUDA_CHECK(cublasLtMatrixLayoutSetAttribute(l, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &count, sizeof count));
+    CUDA_CHECK(
+        cublasLtMatrixLayoutSetAttribute(l, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &stride, sizeof stride));
+  }
+  return l;
+}
+
+Plan make_plan(cublasLtHandle_t handle, const Gemm& g, DType dtype) {
+  Types t = types_of(dtype);
+  Plan p;
+  CUDA_CHECK(cublasLtMatmulDescCreate(&p.op, t.compute, t.scale));
+  set(p.op, CUBLASLT_MATMUL_DESC_TRANSA, g.trans_b ? CUBLAS_OP_T : CUBLAS_OP_N);
+  set(p.op, CUBLASLT_MATMUL_DESC_TRANSB, g.trans_a ? CUBLAS_OP_T : CUBLAS_OP_N);
+  if (g.bias) {
+    set(p.op, CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
+    set(p.op, CUBLASLT_MATMUL_DESC_BIAS_POINTER, g.bias);
+  }
+  p.a = layout(t.data, g.trans_b ? g.k : g.n, g.trans_b ? g.n : g.k, g.ldb, g.batch, g.stride_b);
+  p.b = layout(t.data, g.trans_a ? g.m : g.k, g.trans_a ? g.k : g.m, g.lda, g.batch, g.stride_a);
+  p.c = layout(t.data, g.n, g.m, g.ldc, g.batch, g.stride_c);
+  cublasLtMatmulPreference_t preference;
+  CUDA_CHECK(cublasLtMatmulPreferenceCreate(&preference));
+  auto prefer = [&](cublasLtMatmulPreferenceAttributes_t what, auto value) {
+    CUDA_CHECK(cublasLtMatmulPreferenceSetAttribute(preference, what, &value, sizeof value));
+  };
+  prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, uint64_t{kWorkspace});
+  prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, uint32_t(alignment_of(g.b)));
+  prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, uint32_t(alignment_of(g.a)));
+  prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, uint32_t(alignment_of(g.c)));
+  prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, uint32_t(alignment_of(g.c)));
+  cublasLtMatmulHeuristicResult_t result{};
+  int found = 0;
+  CUDA_CHECK(cublasLtMatmulAlgoGetHeuristic(handle, p.op, p.a, p.b, p.c, p.c, preference, 1, &result, &found));
+  CUDA_CHECK(cublasLtMatmulPreferenceDestroy(preference));
+  if (found == 0)
+    throw Error({.where = "gemm",
+                 .expected = "a cuBLASLt algorithm",
+                 .got = "none for " + std::to_string(g.m) + " x " + std::to_string(g.n) + " x " + std::to_string(g.k)});
+  p.algorithm = result.algo;
+  return p;
+}
+
+// Handle, workspaces and plans of one device.
+struct Library {
+  cublasLtHandle_t handle = nullptr;
+  std::map<void*, std::shared_ptr<Storage>> workspaces;  // by stream: two streams must not share one
+  std::map<Key, Plan> plans;
+};
+
+void gemm_cuda(const Gemm& g, DType dtype, Device device) {
+  static std::mutex mutex;
+  static auto* libraries = new std::map<int, Library>;  // leaked: the driver may be gone before static destruction
+  void* stream = current_stream(device.index).handle;
+  std::lock_guard lock(mutex);
+  Library& lib = (*libraries)[device.index];
+  if (!lib.handle) CUDA_CHECK(cublasLtCreate(&lib.handle));
+  auto& workspace = lib.workspaces[stream];
+  if (!workspace) workspace = allocate(device, kWorkspace);
+  Key key{int(dtype),
+          device.index,
+          g.trans_a,
+          g.trans_b,
+          g.bias != nullptr,
+          g.beta != 0,
+          g.m,
+          g.n,
+          g.k,
+          g.batch,
+          g.lda,
+          g.ldb,
+          g.ldc,
+          g.stride_a,
+          g.stride_b,
+          g.stride_c,
+          alignment_of(g.a),
+          alignment_of(g.b),
+          alignment_of(g.c),
+          alignment_of(g.bias)};
+  auto found = lib.plans.find(key);
+  if (found == lib.plans.end()) found = lib.plans.emplace(key, make_plan(lib.handle, g, dtype)).first;
+  Plan& p = found->second;
+  if (g.bias) set(p.op, CUBLASLT_MATMUL_DESC_BIAS_POINTER, g.bias);
+  float alpha32 = float(g.alpha), beta32 = float(g.beta);
+  bool wide = dtype == DType::f64;
+  const void* alpha = wide ? static_cast<const void*>(&g.alpha) : &alpha32;
+  const void* beta = wide ? static_cast<const void*>(&g.beta) : &beta32;
+  CUDA_CHECK(cublasLtMatmul(lib.handle, p.op, alpha, g.b, p.a, g.a, p.b, beta, g.c, p.c, g.c, p.c, &p.algorithm,
+                            workspace->data, kWorkspace, static_cast<cudaStream_t>(stream)));
+}
+
+template <DType t>
+void gemm_typed(const Gemm& g, Device device) {
+  if (g.k == 0) throw Error({.where = "gemm", .expected = "k >= 1", .got = "0"});
+  gemm_cuda(g, t, device);
+}
+
+REGISTER_KERNEL(gemm_kernel, cuda, f32, gemm_typed<DType::f32>)
+REGISTER_KERNEL(gemm_kernel, cuda, f64, gemm_typed<DType::f64>)
+REGISTER_KERNEL(gemm_kernel, cuda, bf16, gemm_typed<DType::bf16>)
+REGISTER_KERNEL(gemm_kernel, cuda, f16, gemm_typed<DType::f16>)
+
+}  // namespace
+}  // namespace basis::core

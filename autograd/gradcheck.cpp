@@ -92,6 +92,20 @@ CheckResult reproducible(const Probe& p) {
   return verdict(p.run(p.inputs()).distance(p.run(p.inputs())), 0, "two runs differ");
 }
 
+// (9) Captured and launched as a graph: the same bits, or within the tolerance where bits may differ.
+CheckResult captured(const Probe& p) {
+  CaptureAndReplay capture = capture_service(p.options.device.type);
+  if (!capture) {
+    CheckResult r = verdict(0, 0);
+    r.skipped = true;
+    r.note = "no graph capture on " + name_of(p.options.device);
+    return r;
+  }
+  Run plain = p.run(p.inputs());
+  double tolerance = p.op.bit_reproducible ? 0 : comparison_tolerance(p.sample, p.options.dtype);
+  return verdict(p.run_captured(capture).distance(plain), tolerance, "the captured graph gives another result");
+}
+
 // (10) A fused op against the composite of plain ops.
 CheckResult composite(const Probe& p) {
   Run reference = p.run_composite();
@@ -168,6 +182,8 @@ std::vector<CheckResult> check_op(const OpEntry& op, const CheckOptions& options
     results.push_back(guarded("guards", p, guards));
     results.push_back(guarded("strided", p, strided));
     results.push_back(guarded("reproducible", p, reproducible));
+    if (options.device.is_cuda() || capture_service(options.device.type))
+      results.push_back(guarded("captured", p, captured));
     if (sample.reference) results.push_back(guarded("composite", p, composite));
   }
   for (const Case& sample : op.error_samples()) results.push_back(rejects(op, sample, options));

@@ -61,6 +61,7 @@ double Run::distance(const Run& expected) const {
 }
 
 double Direction::dot(const std::vector<double>& g) const {
+  if (g.size() != e.size()) return std::numeric_limits<double>::quiet_NaN();  // the op gave no gradient
   double sum = 0;
   for (size_t i = 0; i < e.size(); ++i) sum += e[i] * g[i];
   return sum;
@@ -89,14 +90,12 @@ Tensors Probe::strided_inputs() const {
   Tensors out = inputs();
   for (Tensor& t : out) {
     if (!t || t.dim() == 0) continue;
-    Shape wide = t.shape();  // every second element of a tensor twice as wide, transposed in memory
-    wide[t.dim() - 1] *= 2;
-    Tensor big = Tensor::full(wide, 777, t.dtype(), t.device());
     if (t.dim() >= 2) {
       Tensor turned = t.transpose(0, t.dim() - 1).contiguous();
       t = turned.transpose(0, t.dim() - 1);
-    } else {
-      Tensor half = big.slice(0, 0, t.size(0));
+    } else {  // the second half of a longer tensor: memory that does not begin at the block's start
+      int64_t n = t.size(0);
+      Tensor half = Tensor::full({2 * n}, 777, t.dtype(), t.device()).slice(0, n, 2 * n);
       half.copy_from(t);
       t = half;
     }
@@ -139,6 +138,29 @@ Run Probe::run_on(const Function& f, const Tensors& in, uint32_t mask, Device de
 
 Run Probe::run(const Tensors& in, uint32_t mask) const {
   return run_on(sample.run, in, mask, options.device, options.dtype);
+}
+
+Run Probe::run_captured(CaptureAndReplay capture) const {
+  run(inputs());  // fills the allocator
+  std::vector<Var> vars, out;
+  Tensors in = inputs(), cotangents;
+  for (size_t i = 0; i < in.size(); ++i) vars.push_back(in[i] ? Var(in[i], differentiable(i)) : Var());
+  for (const Var& y : sample.run(vars, options.device)) {
+    auto u = cotangent(cotangents.size(), y.value().numel(), options.dtype);
+    cotangents.push_back(Tensor::from(u, y.shape()).to(y.dtype()).to(options.device));
+  }
+  core::synchronize(options.device);
+  capture(options.device, [&] {
+    out = sample.run(vars, options.device);
+    bool any = false;
+    for (const Var& y : out) any |= y.requires_grad();
+    if (any) backward(out, cotangents);
+  });
+  Run r;
+  for (const Var& y : out) r.outputs.push_back(y.value().to_vector<double>());
+  for (const Var& v : vars)
+    r.gradients.push_back(v && v.requires_grad() && v.grad() ? v.grad().to_vector<double>() : std::vector<double>());
+  return r;
 }
 
 Run Probe::run_composite() const { return run_on(sample.reference, inputs(), ~0u, options.device, options.dtype); }

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "autograd/capture.h"
 #include "autograd/gradcheck.h"
 
 namespace basis::autograd {
@@ -40,6 +41,7 @@ class Probe {
   Run run(const Tensors& inputs, uint32_t mask = ~0u) const;
   Run run_reference_precision() const;  // CPU f64, on the rounded inputs and cotangents
   Run run_composite() const;
+  Run run_captured(CaptureAndReplay capture) const;  // forward and backward, captured and launched as a graph
   // <u, f(x)> with input i moved by h along e. CPU f64.
   double objective(size_t i, const Direction& e, double h) const;
   // Every coordinate of a small input, some of a large one, and three random directions.

@@ -66,9 +66,11 @@ if(BASIS_CUDA AND CMAKE_CUDA_COMPILER)
   endif()
   enable_language(CUDA)
   find_package(CUDAToolkit REQUIRED)
-  # CMake 3.25.1 ignores CMAKE_CUDA_STANDARD 20 with CUDA 13, so the flag is passed by hand.
+  # CMake 3.25.1 does not know how CUDA 13 is told about C++20.
+  set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
+  set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
   target_compile_options(basis_dependencies INTERFACE
-    "$<$<COMPILE_LANGUAGE:CUDA>:-std=c++20;--expt-relaxed-constexpr;--extended-lambda;-lineinfo>")
+    "$<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr;--extended-lambda;-lineinfo>")
   target_link_libraries(basis_dependencies INTERFACE CUDA::cudart CUDA::cublas CUDA::cublasLt CUDA::cufft)
   basis_feature(CUDA TRUE "${CMAKE_CUDA_COMPILER_VERSION} for sm_${CMAKE_CUDA_ARCHITECTURES}")
 

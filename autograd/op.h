@@ -52,6 +52,7 @@ struct ErrorSample {
   std::string name;
   typename Op::Attrs attrs;
   std::vector<InputSpec> inputs;
+  bool by_value = false;  // wrong only in the values of an index tensor: read on the CPU, never copied back from a GPU
 };
 
 namespace detail {

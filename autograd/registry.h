@@ -17,6 +17,7 @@ struct Case {
   std::vector<InputSpec> inputs;
   double factor = 1;
   int64_t reduction_length = 1;
+  bool cpu_only = false;  // an error that a device does not look for
   std::function<std::vector<Var>(const std::vector<Var>&, Device)> run;
   std::function<std::vector<Var>(const std::vector<Var>&, Device)> reference;  // composite of other ops; may be empty
 };
@@ -57,6 +58,7 @@ template <class Op, class S>
 Case erase(const S& sample) {
   Case c{.name = sample.name, .inputs = sample.inputs};
   if constexpr (requires { sample.factor; }) c.factor = sample.factor, c.reduction_length = sample.reduction_length;
+  if constexpr (requires { sample.by_value; }) c.cpu_only = sample.by_value;
   c.run = [attrs = sample.attrs](const std::vector<Var>& in, Device device) {
     return apply_all<Op>(attrs_on(attrs, device), in);
   };

@@ -3,7 +3,7 @@
 #include <mutex>
 #include <tuple>
 
-#include "core/cuda/check.h"
+#include "core/cuda/launch.cuh"
 #include "core/gemm/gemm.h"
 #include "core/stream.h"
 
@@ -140,16 +140,31 @@ void gemm_cuda(const Gemm& g, DType dtype, Device device) {
                             workspace->data, kWorkspace, static_cast<cudaStream_t>(stream)));
 }
 
-template <DType t>
-void gemm_typed(const Gemm& g, Device device) {
-  if (g.k == 0) throw Error({.where = "gemm", .expected = "k >= 1", .got = "0"});
-  gemm_cuda(g, t, device);
+// C = beta C + bias: the product of an empty sum, which cuBLASLt refuses.
+template <class T>
+__global__ void empty_sum_kernel(T* c, const T* bias, Gemm g) {
+  using A = Accumulator<T>;
+  grid_stride(g.batch * g.m * g.n, [&](int64_t at) {
+    int64_t b = at / (g.m * g.n), i = at / g.n % g.m, j = at % g.n;
+    T& out = c[b * g.stride_c + i * g.ldc + j];
+    A kept = g.beta == 0 ? A(0) : A(g.beta) * widen(out);
+    out = device_convert<T>(kept + (bias ? widen(bias[j]) : A(0)));
+  });
 }
 
-REGISTER_KERNEL(gemm_kernel, cuda, f32, gemm_typed<DType::f32>)
-REGISTER_KERNEL(gemm_kernel, cuda, f64, gemm_typed<DType::f64>)
-REGISTER_KERNEL(gemm_kernel, cuda, bf16, gemm_typed<DType::bf16>)
-REGISTER_KERNEL(gemm_kernel, cuda, f16, gemm_typed<DType::f16>)
+template <class T>
+void gemm_typed(const Gemm& g, Device device) {
+  if (g.k == 0)
+    launch(empty_sum_kernel<T>, device, grid_for(g.batch * g.m * g.n, 256), 256, static_cast<T*>(g.c),
+           static_cast<const T*>(g.bias), g);
+  else
+    gemm_cuda(g, dtype_of<T>(), device);
+}
+
+REGISTER_KERNEL(gemm_kernel, cuda, f32, gemm_typed<float>)
+REGISTER_KERNEL(gemm_kernel, cuda, f64, gemm_typed<double>)
+REGISTER_KERNEL(gemm_kernel, cuda, bf16, gemm_typed<bf16>)
+REGISTER_KERNEL(gemm_kernel, cuda, f16, gemm_typed<f16>)
 
 }  // namespace
 }  // namespace basis::core

@@ -66,8 +66,8 @@ struct CrossEntropy {
   }
   static std::vector<ErrorSample<CrossEntropy>> error_samples() {
     auto t = [](std::vector<int32_t> v) { return Tensor::from(v, {int64_t(v.size())}); };
-    return {{"target too large", {t({0, 3}), {}}, {{{2, 3}}}},
-            {"target negative", {t({0, -2}), {}}, {{{2, 3}}}},
+    return {{"target too large", {t({0, 3}), {}}, {{{2, 3}}}, true},
+            {"target negative", {t({0, -2}), {}}, {{{2, 3}}}, true},
             {"wrong count", {t({0}), {}}, {{{2, 3}}}},
             {"no classes", {t({0}), {}}, {{{1, 0}}}}};
   }

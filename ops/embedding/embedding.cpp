@@ -69,7 +69,7 @@ struct Embedding {
   static std::vector<ErrorSample<Embedding>> error_samples() {
     Tensor ids = Tensor::from(std::vector<int32_t>{0, 5}, {1, 2});
     Tensor good = Tensor::from(std::vector<int32_t>{0, 1}, {1, 2});
-    return {{"id outside the table", {ids, 0, 5, 0}, {{{5, 3}}, {.given = false}}},
+    return {{"id outside the table", {ids, 0, 5, 0}, {{{5, 3}}, {.given = false}}, true},
             {"position outside the table", {good, 3, 5, 4}, {{{5, 3}}, {{4, 3}}}},
             {"float ids", {Tensor::zeros({2}, DType::f32), 0, 5, 0}, {{{5, 3}}, {.given = false}}}};
   }

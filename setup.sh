@@ -50,6 +50,21 @@ install_missing() {
   [ ${#known[@]} = 0 ] || "${apt[@]}" install --no-install-recommends "${known[@]}" </dev/null >/dev/null
 }
 
+# cuDNN's header-only C++ frontend into .deps/, where cuDNN is installed without it. Basis works without: own kernels.
+fetch_cudnn_frontend() {
+  local header=cudnn_frontend.h folder
+  for folder in .deps/include /usr/include /usr/local/include /usr/local/cuda/include; do
+    [ ! -f $folder/$header ] || return 0
+  done
+  ldconfig -p | grep -q 'libcudnn\.so' || return 0
+  mkdir -p .deps/wheel
+  if python3 -m pip download -q --no-deps -d .deps/wheel nvidia-cudnn-frontend==1.32.0 >/dev/null 2>&1; then
+    (cd .deps && for wheel in wheel/*.whl; do python3 -m zipfile -e "$wheel" .; done && rm -rf wheel)
+  else
+    echo "setup.sh: cuDNN's C++ frontend could not be fetched (pip download nvidia-cudnn-frontend): built without cuDNN"
+  fi
+}
+
 has_gpu() { command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q '^GPU'; }
 
 install_missing
@@ -57,6 +72,7 @@ if [ $cuda = auto ]; then  # nvcc without a GPU would only make the build slower
   PATH=$PATH:/usr/local/cuda/bin
   if has_gpu && command -v nvcc >/dev/null; then cuda=ON; else cuda=OFF; fi
 fi
+if [ $cuda = ON ]; then fetch_cudnn_frontend; fi
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 cmake --preset release -DBASIS_CUDA=$cuda >"$log" 2>&1 </dev/null || { cat "$log" >&2; exit 1; }

@@ -86,9 +86,11 @@ if(BASIS_CUDA AND CMAKE_CUDA_COMPILER)
 
   find_library(CUDNN_LIBRARY cudnn HINTS ${CUDAToolkit_LIBRARY_DIR})
   find_path(CUDNN_INCLUDE cudnn.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
-  if(CUDNN_LIBRARY AND CUDNN_INCLUDE)
+  # Its header-only C++ frontend, which setup.sh fetches where no system path has it.
+  find_path(CUDNN_FRONTEND_INCLUDE cudnn_frontend.h HINTS ${CMAKE_SOURCE_DIR}/.deps/include)
+  if(CUDNN_LIBRARY AND CUDNN_INCLUDE AND CUDNN_FRONTEND_INCLUDE)
     target_link_libraries(basis_dependencies INTERFACE ${CUDNN_LIBRARY})
-    target_include_directories(basis_dependencies SYSTEM INTERFACE ${CUDNN_INCLUDE})
+    target_include_directories(basis_dependencies SYSTEM INTERFACE ${CUDNN_INCLUDE} ${CUDNN_FRONTEND_INCLUDE})
     basis_feature(CUDNN TRUE ${CUDNN_LIBRARY})
   else()
     basis_feature(CUDNN FALSE "")

@@ -62,4 +62,8 @@ int device_count(DeviceType type) { return has_backend(type) ? table[int(type)].
 
 void synchronize(Device device) { backend(device.type).synchronize(device.index); }
 
+static bool only_deterministic = true;
+bool deterministic() { return only_deterministic; }
+void set_deterministic(bool on) { only_deterministic = on; }
+
 }  // namespace basis::core

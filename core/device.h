@@ -45,4 +45,8 @@ bool has_backend(DeviceType type);
 int device_count(DeviceType type);
 void synchronize(Device device);
 
+// Whether kernels whose bits may differ between two runs are refused where a reproducible one exists. True at start.
+bool deterministic();
+void set_deterministic(bool on);
+
 }  // namespace basis::core

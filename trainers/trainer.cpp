@@ -30,6 +30,7 @@ class Loop {
         device_(choose_device(c_.run.device)),
         data_(open_data(c_)),
         directory_(fs::path(c_.run.out_dir) / c_.run.name) {
+    core::set_deterministic(c_.run.deterministic);
     if (c_.model.vocab_size == 0) c_.model.vocab_size = data_.vocab_size;
     if (c_.model.vocab_size < data_.vocab_size)
       throw core::Error({.where = "model.vocab_size",

@@ -8,6 +8,18 @@
 
 namespace basis::ops {
 
+namespace {
+const AttentionEngine* engine = nullptr;
+
+const AttentionEngine* engine_for(const Tensor& q) { return q.device().is_cuda() ? engine : nullptr; }
+}  // namespace
+
+const AttentionEngine* attention_engine() { return engine; }
+bool set_attention_engine(const AttentionEngine* e) {
+  engine = e;
+  return true;
+}
+
 struct FusedAttention {
   static constexpr std::string_view name = "fused_attention";
   using Attrs = AttentionOptions;
@@ -16,7 +28,9 @@ struct FusedAttention {
     AttentionShape n = check_attention(q, k, v, a, name);
     Tensor o = Tensor::empty({n.B, n.T, n.H, n.Dv}, q.dtype(), q.device());
     Tensor lse = Tensor::empty({n.B, n.H, n.T}, q.dtype() == DType::f64 ? DType::f64 : DType::f32, q.device());
-    if (o.numel()) fused_attention_forward(q.device().type, q.dtype(), q, k, v, a, o, lse);
+    const AttentionEngine* e = engine_for(q);
+    if (o.numel() && !(e && e->forward(q, k, v, a, o, lse)))
+      fused_attention_forward(q.device().type, q.dtype(), q, k, v, a, o, lse);
     ctx.save({q, k, v, o, lse});
     return o;
   }
@@ -24,10 +38,12 @@ struct FusedAttention {
   static Tensors backward(const Context& ctx, const Attrs& a, const Tensor& dout) {
     const Tensor &q = ctx.saved(0), &k = ctx.saved(1), &v = ctx.saved(2);
     Tensor dq = q.empty_like(), dk = k.empty_like(), dv = v.empty_like();
-    if (dout.numel()) {
-      fused_attention_backward(q.device().type, q.dtype(), q, k, v, ctx.saved(3), ctx.saved(4), dout, a, dq, dk, dv);
-    } else {
+    const Tensor &o = ctx.saved(3), &lse = ctx.saved(4);
+    const AttentionEngine* e = engine_for(q);
+    if (!dout.numel()) {
       for (const Tensor& t : {dq, dk, dv}) core::fill(t, 0);
+    } else if (!(e && e->backward(q, k, v, o, lse, dout, a, dq, dk, dv))) {
+      fused_attention_backward(q.device().type, q.dtype(), q, k, v, o, lse, dout, a, dq, dk, dv);
     }
     return {dq, dk, dv};
   }

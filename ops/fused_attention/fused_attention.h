@@ -19,4 +19,18 @@ inline constinit KernelTable<void(const Tensor& q, const Tensor& k, const Tensor
                                   const Tensor& dv)>
     fused_attention_backward{"fused_attention backward"};
 
+// A library's kernels, asked before the table's. Each function returns false, having done nothing, for a call that it
+// does not take. Same arguments and results as above.
+struct AttentionEngine {
+  std::string_view name;
+  bool (*forward)(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionOptions&, const Tensor& o,
+                  const Tensor& lse);
+  bool (*backward)(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o, const Tensor& lse,
+                   const Tensor& dout, const AttentionOptions&, const Tensor& dq, const Tensor& dk, const Tensor& dv);
+};
+
+// The engine of CUDA devices, or nullptr: cuDNN's where it is built in. Setting nullptr leaves our own kernels.
+const AttentionEngine* attention_engine();
+bool set_attention_engine(const AttentionEngine* engine);  // returns true so that it can initialise a static
+
 }  // namespace basis::ops

@@ -27,7 +27,7 @@ using Json = nlohmann::ordered_json;
 struct Options {
   std::string what, device = "auto", dtype = "f32";
   int64_t batch = 8, seq = 256, heads = 4, head_dim = 32, layers = 4, vocab = 256, repeats = 20;
-  bool json = false;
+  bool json = false, deterministic = false, own = false;
 };
 
 Var random(const core::Shape& shape, DType dtype, core::Device device, uint64_t stream) {
@@ -135,6 +135,8 @@ Json step(const Options& o, core::Device device) {
 
 void run(const Options& o) {
   core::Device device = choose_device(o.device);
+  core::set_deterministic(o.deterministic);
+  if (o.own) ops::set_attention_engine(nullptr);
   Json rows = o.what == "attention"    ? attention(o, device)
               : o.what == "projection" ? projection(o, device)
                                        : step(o, device);
@@ -175,6 +177,8 @@ void add_bench_command(CLI::App& app, int&) {
   count("--layers", o->layers, "Blocks (step)");
   count("--vocab", o->vocab, "Vocabulary (step)");
   count("--repeats", o->repeats, "Timed calls; the median is printed");
+  command->add_flag("--deterministic", o->deterministic, "Only kernels that give the same bits every time");
+  command->add_flag("--own-attention", o->own, "Our own fused attention where cuDNN would be taken");
   command->add_flag("--json", o->json, "The result as JSON on stdout");
   command->callback([o] { run(*o); });
 }

@@ -19,7 +19,7 @@ using autograd::OpEntry;
 struct Options {
   std::vector<std::string> ops;
   std::string device = "cpu", dtype;
-  bool list = false, json = false;
+  bool list = false, json = false, fastest = false;
 };
 
 std::vector<const OpEntry*> chosen(const std::vector<std::string>& names) {
@@ -101,6 +101,7 @@ int run(const Options& o) {
     return 0;
   }
   autograd::CheckOptions c = check_options(o);
+  core::set_deterministic(!o.fastest);
   std::vector<CheckResult> results;
   for (const OpEntry* op : chosen(o.ops))
     for (CheckResult& r : autograd::check_op(*op, c)) results.push_back(std::move(r));
@@ -130,6 +131,8 @@ void add_gradcheck_command(CLI::App& app, int& exit_code) {
   command->add_option("--dtype", o->dtype, "f64, f32, bf16 or f16 (default: f64 on cpu, f32 on cuda)")
       ->check(CLI::IsMember({"f64", "f32", "bf16", "f16"}));
   command->add_flag("--list", o->list, "Print the names of the ops");
+  command->add_flag("--fastest", o->fastest,
+                    "Also kernels whose bits may differ between runs, as run.deterministic: false");
   command->add_flag("--json", o->json, "Results as JSON on stdout");
   command->callback([o, &exit_code] { exit_code = run(*o); });
 }

@@ -58,7 +58,7 @@ fetch_cudnn_frontend() {
   done
   ldconfig -p | grep -q 'libcudnn\.so' || return 0
   mkdir -p .deps/wheel
-  if python3 -m pip download -q --no-deps -d .deps/wheel nvidia-cudnn-frontend==1.32.0 >/dev/null 2>&1; then
+  if python3 -m pip download -q --no-deps -d .deps/wheel nvidia-cudnn-frontend==1.15.0 >/dev/null 2>&1; then
     (cd .deps && for wheel in wheel/*.whl; do python3 -m zipfile -e "$wheel" .; done && rm -rf wheel)
   else
     echo "setup.sh: cuDNN's C++ frontend could not be fetched (pip download nvidia-cudnn-frontend): built without cuDNN"

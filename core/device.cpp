@@ -29,6 +29,12 @@ constexpr Backend kCpu = {
     .copy = [](Device, void* dst, Device, const void* src, size_t bytes) { std::memcpy(dst, src, bytes); },
     .fill_bytes = [](int, void* dst, int byte, size_t bytes) { std::memset(dst, byte, bytes); },
     .synchronize = [](int) {},
+    .time =
+        [](int, const std::function<void()>& work) {
+          auto start = std::chrono::steady_clock::now();
+          work();
+          return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+        },
     .total_memory = [](int) { return size_t(sysconf(_SC_PHYS_PAGES)) * size_t(sysconf(_SC_PAGE_SIZE)); },
     .describe = [](int) { return std::to_string(std::thread::hardware_concurrency()) + " hardware threads"; },
 };
@@ -60,6 +66,9 @@ const Backend& backend(DeviceType type) {
 
 int device_count(DeviceType type) { return has_backend(type) ? table[int(type)].count() : 0; }
 
+double time_on(Device device, const std::function<void()>& work) {
+  return backend(device.type).time(device.index, work);
+}
 void synchronize(Device device) { backend(device.type).synchronize(device.index); }
 
 static bool only_deterministic = true;

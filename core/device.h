@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <string_view>
 
@@ -31,9 +32,10 @@ struct Backend {
   void (*release)(int index, void* pointer, size_t bytes);  // never throws
   void (*copy)(Device to, void* dst, Device from, const void* src, size_t bytes);  // ordered on the current stream
   void (*fill_bytes)(int index, void* dst, int byte, size_t bytes);
-  void (*synchronize)(int index);      // waits for the current stream
-  size_t (*total_memory)(int index);   // bytes
-  std::string (*describe)(int index);  // "NVIDIA H100 80GB HBM3, sm_90, ..."
+  void (*synchronize)(int index);                                // waits for the current stream
+  double (*time)(int index, const std::function<void()>& work);  // seconds the device is busy with what `work` submits
+  size_t (*total_memory)(int index);                             // bytes
+  std::string (*describe)(int index);                            // "NVIDIA H100 80GB HBM3, sm_90, ..."
 };
 
 // Registers a backend; returns true so that it can initialise a static.
@@ -44,6 +46,8 @@ bool has_backend(DeviceType type);
 // Devices of this type that can be used now (0 when the backend is missing).
 int device_count(DeviceType type);
 void synchronize(Device device);
+// Seconds from the start to the end, on the device, of what `work` submits to the current stream. Waits for it.
+double time_on(Device device, const std::function<void()>& work);
 
 // Whether kernels whose bits may differ between two runs are refused where a reproducible one exists. True at start.
 bool deterministic();

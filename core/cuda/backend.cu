@@ -102,6 +102,21 @@ void fill_bytes_cuda(int index, void* dst, int byte, size_t bytes) {
   if (bytes) CUDA_CHECK(cudaMemsetAsync(dst, byte, bytes, stream_of(index)));
 }
 
+double time_cuda(int index, const std::function<void()>& work) {
+  cudaStream_t stream = stream_of(index);
+  cudaEvent_t begin, end;
+  CUDA_CHECK(cudaEventCreate(&begin));
+  CUDA_CHECK(cudaEventCreate(&end));
+  CUDA_CHECK(cudaEventRecord(begin, stream));
+  work();
+  CUDA_CHECK(cudaEventRecord(end, stream));
+  CUDA_CHECK(cudaEventSynchronize(end));
+  float ms = 0;
+  CUDA_CHECK(cudaEventElapsedTime(&ms, begin, end));
+  cudaEventDestroy(begin);
+  cudaEventDestroy(end);
+  return ms * 1e-3;
+}
 void synchronize_cuda(int index) { CUDA_CHECK(cudaStreamSynchronize(stream_of(index))); }
 
 size_t total_memory_cuda(int index) {
@@ -129,6 +144,7 @@ std::string describe_cuda(int index) {
                                                                         .copy = copy_cuda,
                                                                         .fill_bytes = fill_bytes_cuda,
                                                                         .synchronize = synchronize_cuda,
+                                                                        .time = time_cuda,
                                                                         .total_memory = total_memory_cuda,
                                                                         .describe = describe_cuda});
 

@@ -37,17 +37,11 @@ Var random(const core::Shape& shape, DType dtype, core::Device device, uint64_t 
   return Var(Tensor::from(v, shape).to(dtype).to(device), true);
 }
 
-// Median seconds of one call, after three warm-up calls; the device has finished when the clock stops.
+// Median seconds of one call on the device's clock, after three warm-up calls.
 double median_seconds(core::Device device, int64_t repeats, const std::function<void()>& f) {
   for (int i = 0; i < 3; ++i) f();
   std::vector<double> times;
-  for (int64_t i = 0; i < repeats; ++i) {
-    core::synchronize(device);
-    auto start = std::chrono::steady_clock::now();
-    f();
-    core::synchronize(device);
-    times.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
-  }
+  for (int64_t i = 0; i < repeats; ++i) times.push_back(core::time_on(device, f));
   std::nth_element(times.begin(), times.begin() + times.size() / 2, times.end());
   return times[times.size() / 2];
 }

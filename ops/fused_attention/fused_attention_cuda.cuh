@@ -1,0 +1,89 @@
+// What our CUDA attention kernels know of a call, and which keys a tile of queries sees. A block of threads works on
+// one tile of queries or keys of one head; sums and statistics are in f32 (f64 for f64).
+#pragma once
+
+#include "core/cuda/launch.cuh"
+#include "ops/fused_attention/fused_attention.h"
+
+namespace basis::ops::fused {
+
+using namespace core;
+
+// Keys one query sees: see VisibleKeys.
+struct Seen {
+  int sink, low, high;
+  __device__ bool contains(int j) const { return j < sink || (j >= low && j < high); }
+};
+
+// The key tiles, `width` keys each, that some row of a tile of queries sees.
+struct KeyTiles {
+  int sinks, begin, count;
+  __device__ int operator()(int n) const { return n < sinks ? n : begin + n - sinks; }
+};
+
+// Rows' ranges move right from row to row, so the first and the last row of a tile decide.
+struct SeenByRows {
+  Seen first, last;
+  __device__ int sink() const { return max(first.sink, last.sink); }
+  __device__ bool touches(int k0, int width) const { return k0 < sink() || (k0 + width > first.low && k0 < last.high); }
+  __device__ bool all(int k0, int width) const { return last.low <= k0 && k0 + width <= first.high; }
+  __device__ KeyTiles tiles(int width) const {
+    int sinks = (sink() + width - 1) / width, begin = max(sinks, first.low / width);
+    return {sinks, begin, sinks + max(begin, (last.high + width - 1) / width) - begin};
+  }
+};
+
+struct Call {
+  int B, T, S, H, Hkv, D, Dv, group;  // group: query heads of a key head
+  double scale;
+  bool causal;
+  int64_t window, sink;
+  const int32_t* key_lengths;  // [B] or null
+  float dropout, kept;         // kept ones are multiplied by this
+  uint64_t seed, stream;
+
+  __device__ int keys(int b) const { return key_lengths ? min(max(key_lengths[b], 0), S) : S; }
+  __device__ Seen seen(int keys, int i) const {
+    VisibleKeys v = visible_keys(causal, window, sink, int64_t{i} + S - T, keys);
+    return {int(v.sink), int(v.low), int(v.high)};
+  }
+  __device__ SeenByRows seen_by_rows(int keys, int row0, int rows) const {
+    return {seen(keys, row0), seen(keys, min(row0 + rows, T) - 1)};
+  }
+  __device__ int64_t query(int b, int i, int h, int width) const { return ((int64_t{b} * T + i) * H + h) * width; }
+  __device__ int64_t key(int b, int j, int g, int width) const { return ((int64_t{b} * S + j) * Hkv + g) * width; }
+  __device__ int64_t row(int b, int h, int i) const { return (int64_t{b} * H + h) * T + i; }  // of lse, delta
+  // Dropout factors of the probabilities (row, j) and (row, j + 1).
+  __device__ float2 factors(int64_t row, int j) const {
+    uint64_t at = uint64_t(row) * uint64_t(S) + uint64_t(j);
+    Philox4 r = philox(seed, stream, at / 4);
+    uint32_t one, two;
+    switch (at % 4) {
+      case 0:
+        one = r.x, two = r.y;
+        break;
+      case 1:
+        one = r.y, two = r.z;
+        break;
+      case 2:
+        one = r.z, two = r.w;
+        break;
+      default:
+        one = r.w, two = philox(seed, stream, at / 4 + 1).x;
+    }
+    return {uniform_from_bits(one) >= dropout ? kept : 0.0f, uniform_from_bits(two) >= dropout ? kept : 0.0f};
+  }
+  __device__ float factor(int64_t row, int j) const { return factors(row, j).x; }
+};
+
+// The tensors of one call; those of backward are null in forward. delta [B,H,T] holds <do, o>, like lse in f32 or f64.
+struct Pointers {
+  const void *q, *k, *v, *dout;
+  void *o, *lse, *delta, *dq, *dk, *dv;
+};
+
+// For every element type. D, Dv <= 256, else core::Error.
+void plain_forward(const Call& call, const Pointers& p, DType dtype, Device device);
+void plain_backward(const Call& call, const Pointers& p, DType dtype, Device device);
+
+}  // namespace basis::ops::fused

@@ -8,6 +8,7 @@
 
 #include "autograd/gradcheck.h"
 #include "core/text.h"
+#include "ops/fused_attention/fused_attention.h"
 #include "trainers/commands/commands.h"
 
 namespace basis::trainers {
@@ -19,7 +20,7 @@ using autograd::OpEntry;
 struct Options {
   std::vector<std::string> ops;
   std::string device = "cpu", dtype;
-  bool list = false, json = false, fastest = false;
+  bool list = false, json = false, fastest = false, own = false;
 };
 
 std::vector<const OpEntry*> chosen(const std::vector<std::string>& names) {
@@ -102,6 +103,7 @@ int run(const Options& o) {
   }
   autograd::CheckOptions c = check_options(o);
   core::set_deterministic(!o.fastest);
+  if (o.own) ops::set_attention_engine(nullptr);
   std::vector<CheckResult> results;
   for (const OpEntry* op : chosen(o.ops))
     for (CheckResult& r : autograd::check_op(*op, c)) results.push_back(std::move(r));
@@ -131,6 +133,7 @@ void add_gradcheck_command(CLI::App& app, int& exit_code) {
   command->add_option("--dtype", o->dtype, "f64, f32, bf16 or f16 (default: f64 on cpu, f32 on cuda)")
       ->check(CLI::IsMember({"f64", "f32", "bf16", "f16"}));
   command->add_flag("--list", o->list, "Print the names of the ops");
+  command->add_flag("--own-attention", o->own, "Our own fused attention where cuDNN would be taken");
   command->add_flag("--fastest", o->fastest,
                     "Also kernels whose bits may differ between runs, as run.deterministic: false");
   command->add_flag("--json", o->json, "Results as JSON on stdout");

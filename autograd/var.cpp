@@ -148,6 +148,17 @@ class Backward {
     seeds_.emplace_back(output.impl_->slot, cotangent);
   }
 
+  // From now on gradients of leaves are given to gradients_ instead of being accumulated in them.
+  void keep_apart(const std::vector<Var>& leaves) {
+    apart_ = true;
+    for (const Var& leaf : leaves) {
+      if (!leaf.impl_ || !leaf.impl_->slot || leaf.impl_->slot->node)
+        throw core::Error({.where = "gradients", .expected = "leaves with requires_grad", .got = "another Var"});
+      gradients_[leaf.impl_->slot.get()];
+    }
+  }
+  Tensor gradient(const Var& leaf) { return gradients_.at(leaf.impl_->slot.get()); }
+
   void run() {
     NoGrad no_grad;
     for (auto& [slot, cotangent] : seeds_) flow(*slot, std::move(cotangent));
@@ -207,6 +218,11 @@ class Backward {
   }
 
   void accumulate_leaf(Slot& leaf, Tensor grad) {
+    if (apart_) {
+      auto mine = gradients_.find(&leaf);
+      if (grad && mine != gradients_.end()) add(mine->second, std::move(grad));
+      return;
+    }
     if (grad) {
       bool half = leaf.dtype == DType::bf16 || leaf.dtype == DType::f16;
       if (leaf.grad)
@@ -248,7 +264,19 @@ class Backward {
   std::unordered_map<Node*, Tensors> waiting_;
   std::unordered_set<Node*> seen_;
   std::unordered_map<Slot*, int> uses_;
+  bool apart_ = false;
+  std::unordered_map<Slot*, Tensor> gradients_;
 };
+
+Tensors gradients(const Var& output, const std::vector<Var>& leaves, const Tensor& cotangent) {
+  Backward pass;
+  pass.keep_apart(leaves);
+  pass.seed(output, cotangent);
+  pass.run();
+  Tensors result;
+  for (const Var& leaf : leaves) result.push_back(pass.gradient(leaf));
+  return result;
+}
 
 void backward(const std::vector<Var>& outputs, const Tensors& cotangents) {
   Backward pass;

@@ -61,6 +61,9 @@ class Var {
 
 // Backward of several outputs at once: sum over i of <cotangents[i], outputs[i]>.
 void backward(const std::vector<Var>& outputs, const Tensors& cotangents);
+// The gradients of <output, cotangent> for `leaves` alone, in their dtypes, undefined where the output does not depend
+// on one. No leaf's accumulator changes and no hook runs.
+Tensors gradients(const Var& output, const std::vector<Var>& leaves, const Tensor& cotangent);
 
 // While one lives, ops on this thread record nothing.
 class NoGrad {

@@ -65,6 +65,18 @@ TEST(Var, LongChainsAreDestroyedWithoutRecursion) {
   for (int i = 0; i < 200000; ++i) y = ops::softmax(y);
 }
 
+TEST(Var, GradientsKeptApartLeaveTheAccumulatorsAlone) {
+  Tensor u = Tensor::from(std::vector<double>{1, -1, 3}, {3});
+  Var a = leaf({1, 2, 0.5}), b = leaf({1, 2, 0.5}), unused = leaf({1});
+  ops::softmax(a).backward(u);
+  Tensors got = autograd::gradients(ops::softmax(b), {b, unused}, u);
+  EXPECT_EQ(got.at(0).to_vector<double>(), a.grad().to_vector<double>());
+  EXPECT_FALSE(got.at(1).defined());
+  EXPECT_FALSE(b.grad().defined());
+  Var inner = ops::softmax(b);
+  EXPECT_THROW(autograd::gradients(ops::softmax(inner), {inner}, u), core::Error);
+}
+
 TEST(Recompute, GivesTheSameGradient) {
   Tensor u = Tensor::from(std::vector<double>{1, -1, 3}, {3});
   auto f = [](const std::vector<Var>& v) { return std::vector<Var>{ops::softmax(ops::softmax(v[0]))}; };

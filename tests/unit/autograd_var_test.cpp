@@ -69,7 +69,7 @@ TEST(Var, GradientsKeptApartLeaveTheAccumulatorsAlone) {
   Tensor u = Tensor::from(std::vector<double>{1, -1, 3}, {3});
   Var a = leaf({1, 2, 0.5}), b = leaf({1, 2, 0.5}), unused = leaf({1});
   ops::softmax(a).backward(u);
-  Tensors got = autograd::gradients(ops::softmax(b), {b, unused}, u);
+  std::vector<Tensor> got = autograd::gradients(ops::softmax(b), {b, unused}, u);
   EXPECT_EQ(got.at(0).to_vector<double>(), a.grad().to_vector<double>());
   EXPECT_FALSE(got.at(1).defined());
   EXPECT_FALSE(b.grad().defined());

@@ -41,7 +41,7 @@ void forward(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionO
   Call call = make_call(q, k, v, options);
   Pointers p{};
   p.q = q.raw(), p.k = k.raw(), p.v = v.raw(), p.o = o.raw(), p.lse = lse.raw();
-  plain_forward(call, p, q.dtype(), q.device());
+  if (!mma_forward(call, p, q.dtype(), q.device())) plain_forward(call, p, q.dtype(), q.device());
 }
 
 template <class T>
@@ -53,7 +53,7 @@ void backward(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o
   launch(delta_kernel<T>, q.device(), ceil_div(rows * 32, kThreads), kThreads, call, o.data<T>(), dout.data<T>(),
          delta.data<Accumulator<T>>(), rows);
   Pointers p{q.raw(), k.raw(), v.raw(), dout.raw(), o.raw(), lse.raw(), delta.raw(), dq.raw(), dk.raw(), dv.raw()};
-  plain_backward(call, p, q.dtype(), q.device());
+  if (!mma_backward(call, p, q.dtype(), q.device())) plain_backward(call, p, q.dtype(), q.device());
 }
 
 template <class T>

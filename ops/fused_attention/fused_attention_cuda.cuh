@@ -33,6 +33,11 @@ struct SeenByRows {
   }
 };
 
+// Rows [begin, end) of queries.
+struct QueryRows {
+  int begin, end;
+};
+
 struct Call {
   int B, T, S, H, Hkv, D, Dv, group;  // group: query heads of a key head
   double scale;
@@ -49,6 +54,18 @@ struct Call {
   }
   __device__ SeenByRows seen_by_rows(int keys, int row0, int rows) const {
     return {seen(keys, row0), seen(keys, min(row0 + rows, T) - 1)};
+  }
+  // A range that holds every row that sees a key of [k0, k0 + width).
+  __device__ QueryRows rows_that_see(int keys, int k0, int width) const {
+    if (k0 >= keys) return {0, 0};
+    bool everywhere = window == 0 || k0 < sink;                 // as far as the causal mask allows
+    int64_t begin = 0, end = T, first = int64_t{k0} - (S - T);  // the row whose own key is k0
+    if (causal)
+      begin = first;
+    else if (!everywhere)
+      begin = first - window + 1;
+    if (!everywhere) end = first + width - 1 + window;
+    return {int(max(begin, int64_t{0})), int(min(end, int64_t{T}))};
   }
   __device__ int64_t query(int b, int i, int h, int width) const { return ((int64_t{b} * T + i) * H + h) * width; }
   __device__ int64_t key(int b, int j, int g, int width) const { return ((int64_t{b} * S + j) * Hkv + g) * width; }
@@ -82,7 +99,17 @@ struct Pointers {
   void *o, *lse, *delta, *dq, *dk, *dv;
 };
 
-// For every element type. D, Dv <= 256, else core::Error.
+// A grid of one block per tile and head.
+inline dim3 tile_grid(int64_t tiles, int64_t heads) {
+  if (tiles * heads > INT32_MAX) throw Error({.where = "fused_attention", .expected = "fewer than 2^31 tiles on CUDA"});
+  return dim3(unsigned(tiles * heads));
+}
+
+// Tensor-core kernels for bf16 and f16. False, having done nothing, for a call they do not take.
+bool mma_forward(const Call& call, const Pointers& p, DType dtype, Device device);
+bool mma_backward(const Call& call, const Pointers& p, DType dtype, Device device);
+
+// Kernels without tensor cores: f64, f32 and whatever the others leave. D, Dv <= 256, else core::Error.
 void plain_forward(const Call& call, const Pointers& p, DType dtype, Device device);
 void plain_backward(const Call& call, const Pointers& p, DType dtype, Device device);
 

@@ -196,10 +196,10 @@ __global__ void __launch_bounds__(kThreads) backward_keys_kernel(Call call, Poin
           ldv = int64_t{call.Hkv} * call.Dv;
   load(m.k, static_cast<const T*>(pointers.k) + call.key(b, k0, g, call.D), ldk, call.D, left);
   load(m.v, static_cast<const T*>(pointers.v) + call.key(b, k0, g, call.Dv), ldv, call.Dv, left);
+  QueryRows see = call.rows_that_see(keys, k0, N::kTile);
   A dk[N::kEach][N::kColumns] = {}, dv[N::kEach][N::kColumns] = {};
   for (int h = g * call.group; h < (g + 1) * call.group; ++h)
-    for (int row0 = 0; row0 < call.T; row0 += N::kTile) {
-      if (!call.seen_by_rows(keys, row0, N::kTile).touches(k0, N::kTile)) continue;
+    for (int row0 = see.begin / N::kTile * N::kTile; row0 < see.end; row0 += N::kTile) {
       int rows = call.T - row0;
       load(m.q, static_cast<const T*>(pointers.q) + call.query(b, row0, h, call.D), ldq, call.D, rows);
       load(m.dout, static_cast<const T*>(pointers.dout) + call.query(b, row0, h, call.Dv), ldo, call.Dv, rows);
@@ -263,18 +263,13 @@ void choose(const Call& call, DType dtype, F f) {
                          : by_width.template operator()<f16>();
 }
 
-dim3 grid(int64_t tiles, int64_t heads) {
-  if (tiles * heads > INT32_MAX) throw Error({.where = "fused_attention", .expected = "fewer than 2^31 tiles on CUDA"});
-  return dim3(unsigned(tiles * heads));
-}
-
 }  // namespace
 
 void plain_forward(const Call& call, const Pointers& p, DType dtype, Device device) {
   choose(call, dtype, [&]<class T, int Width>() {
     using A = Accumulator<T>;
     launch_shared(forward_kernel<T, Width>, device,
-                  grid(ceil_div(call.T, Tiles<A, Width>::kTile), int64_t{call.B} * call.H), kThreads,
+                  tile_grid(ceil_div(call.T, Tiles<A, Width>::kTile), int64_t{call.B} * call.H), kThreads,
                   sizeof(ForwardMemory<A, Width>), call, p);
   });
 }
@@ -284,10 +279,10 @@ void plain_backward(const Call& call, const Pointers& p, DType dtype, Device dev
     using A = Accumulator<T>;
     constexpr int kTile = Tiles<A, Width>::kTile;
     constexpr size_t kShared = sizeof(BackwardMemory<A, Width>);
-    launch_shared(backward_keys_kernel<T, Width>, device, grid(ceil_div(call.S, kTile), int64_t{call.B} * call.Hkv),
-                  kThreads, kShared, call, p);
-    launch_shared(backward_queries_kernel<T, Width>, device, grid(ceil_div(call.T, kTile), int64_t{call.B} * call.H),
-                  kThreads, kShared, call, p);
+    launch_shared(backward_keys_kernel<T, Width>, device,
+                  tile_grid(ceil_div(call.S, kTile), int64_t{call.B} * call.Hkv), kThreads, kShared, call, p);
+    launch_shared(backward_queries_kernel<T, Width>, device,
+                  tile_grid(ceil_div(call.T, kTile), int64_t{call.B} * call.H), kThreads, kShared, call, p);
   });
 }
 

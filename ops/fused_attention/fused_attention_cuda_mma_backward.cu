@@ -1,0 +1,248 @@
+// FlashAttention-2 backward (Dao, arXiv 2307.08691) on tensor cores, as two kernels instead of one with atomics. The
+// one for dk and dv computes the transposed scores k q^T, so that p^T and ds^T, as they lie in registers, are the left
+// factors of dv = p^T do and dk = ds^T q. The one for dq computes the scores once more.
+#include "ops/fused_attention/fused_attention_cuda_mma.cuh"
+
+namespace basis::ops::fused {
+namespace {
+
+// m: 16-row tiles of a warp; step: rows of the tiles it walks; blocks: wanted on a multiprocessor at a time.
+struct Shape {
+  int m, warps, step, blocks;
+};
+constexpr Shape keys_shape(int width) {
+  return width <= 64 ? Shape{1, 8, 64, 1} : width <= 128 ? Shape{1, 8, 64, 1} : Shape{1, 4, 32, 1};
+}
+constexpr Shape queries_shape(int width) {
+  return width <= 64 ? Shape{1, 4, 64, 3} : width <= 128 ? Shape{1, 4, 64, 2} : Shape{1, 4, 32, 1};
+}
+
+// Own: the tensors whose rows the block owns; Walked: those it walks through, in two buffers.
+template <int Width, Shape S>
+struct Config {
+  static constexpr int kM = S.m, kStep = S.step, kBlocks = S.blocks, kThreads = 32 * S.warps, kWarpRows = 16 * kM,
+                       kOwn = kWarpRows * S.warps;
+  struct Memory {
+    Tile<kOwn, Width> own[2];
+    Tile<kStep, Width> walked[2][2];
+    alignas(16) float lse[2][kStep], delta[2][kStep];
+  };
+};
+
+// Which of dk and dv a kernel computes: heads over 128 have no registers for both.
+enum Gradients { kBoth, kOnlyK, kOnlyV };
+
+// blockIdx.x = tile of keys x (B Hkv) + key head: under a causal mask the first tiles have the longest way.
+template <class T, int Width, bool Dropout, Gradients Wanted>
+__global__ void __launch_bounds__(Config<Width, keys_shape(Width)>::kThreads, Config<Width, keys_shape(Width)>::kBlocks)
+    keys_kernel(Call call, Pointers pointers) {
+  using C = Config<Width, keys_shape(Width)>;
+  constexpr int kStride = Width + 8, kBlocks = C::kStep / 8;
+  extern __shared__ __align__(16) char shared_memory[];
+  auto& memory = *reinterpret_cast<typename C::Memory*>(shared_memory);
+  int heads = call.B * call.Hkv, head = int(blockIdx.x) % heads, b = head / call.Hkv, g = head % call.Hkv;
+  int k0 = int(blockIdx.x) / heads * C::kOwn, keys = call.keys(b), lane = threadIdx.x % 32;
+  int warp_key = int(threadIdx.x) / 32 * C::kWarpRows;
+  int64_t ldq = int64_t{call.H} * call.D, ldk = int64_t{call.Hkv} * call.D, first = call.key(b, k0, g, call.D);
+  QueryRows see = call.rows_that_see(keys, k0, C::kOwn);
+  int tile0 = see.begin / C::kStep, tiles = max(0, (see.end + C::kStep - 1) / C::kStep - tile0);
+  int steps = tiles * call.group;  // (head of the group, tile of queries)
+
+  auto load_queries = [&](int n, int buffer) {
+    int h = g * call.group + n / tiles, row0 = (tile0 + n % tiles) * C::kStep, rows = call.T - row0;
+    int64_t at = call.query(b, row0, h, call.D), stats = call.row(b, h, row0);
+    load_async<C::kThreads>(memory.walked[0][buffer], static_cast<const T*>(pointers.q) + at, ldq, call.D, rows);
+    load_async<C::kThreads>(memory.walked[1][buffer], static_cast<const T*>(pointers.dout) + at, ldq, call.D, rows);
+    for (int r = threadIdx.x; r < C::kStep; r += C::kThreads) {
+      int64_t from = r < rows ? stats + r : stats;
+      copy_async_word(shared_address(&memory.lse[buffer][r]), static_cast<const float*>(pointers.lse) + from, r < rows);
+      copy_async_word(shared_address(&memory.delta[buffer][r]), static_cast<const float*>(pointers.delta) + from,
+                      r < rows);
+    }
+    commit_copies();
+  };
+  Accumulators<C::kM, Width / 8> dk, dv;
+  clear(dk), clear(dv);
+  if (steps > 0) {
+    load_async<C::kThreads>(memory.own[0], static_cast<const T*>(pointers.k) + first, ldk, call.D, call.S - k0);
+    load_async<C::kThreads>(memory.own[1], static_cast<const T*>(pointers.v) + first, ldk, call.D, call.S - k0);
+    load_queries(0, 0);
+  }
+  uint32_t k_at = by_rows<kStride>(memory.own[0].data, warp_key), v_at = by_rows<kStride>(memory.own[1].data, warp_key);
+  float scale = float(call.scale) * kLog2e;
+
+  for (int n = 0; n < steps; ++n) {
+    int h = g * call.group + n / tiles, row0 = (tile0 + n % tiles) * C::kStep, buffer = n % 2;
+    wait_for_copies();
+    __syncthreads();  // this tile has come, and nobody reads the other buffer any more
+    if (n + 1 < steps) load_queries(n + 1, (n + 1) % 2);
+    const auto &q = memory.walked[0][buffer], &dout = memory.walked[1][buffer];
+
+    Accumulators<C::kM, kBlocks> p, ds;  // transposed: a row is a key, a column a query
+    multiply_transposed<T, Width, kStride>(p, k_at, by_columns<kStride>(q.data));
+    bool masked = row0 + C::kStep > call.T || !call.seen_by_rows(keys, row0, C::kStep).all(k0, C::kOwn);
+#pragma unroll
+    for (int i = 0; i < kBlocks; ++i)
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        int row = i * 8 + lane % 4 * 2 + e;
+        float shift = memory.lse[buffer][row] * kLog2e;
+        Seen seen{};
+        if (masked && row0 + row < call.T) seen = call.seen(keys, row0 + row);
+#pragma unroll
+        for (int m = 0; m < C::kM; ++m)
+#pragma unroll
+          for (int half = 0; half < 2; ++half) {
+            float& x = p[m][i][half * 2 + e];
+            x = exp2_fast(x * scale - shift);
+            if (masked && !seen.contains(k0 + warp_key + m * 16 + half * 8 + lane / 4)) x = 0;
+          }
+      }
+    [[maybe_unused]] auto factor = [&](int m, int i, int e) {
+      return call.factor(call.row(b, h, row0 + i * 8 + lane % 4 * 2 + e % 2),
+                         k0 + warp_key + m * 16 + e / 2 * 8 + lane / 4);
+    };
+    if constexpr (Wanted != kOnlyV) {
+      multiply_transposed<T, Width, kStride>(ds, v_at, by_columns<kStride>(dout.data));
+#pragma unroll
+      for (int i = 0; i < kBlocks; ++i) {
+        float2 delta = *reinterpret_cast<const float2*>(&memory.delta[buffer][i * 8 + lane % 4 * 2]);
+#pragma unroll
+        for (int m = 0; m < C::kM; ++m)
+#pragma unroll
+          for (int e = 0; e < 4; ++e) {
+            float kept = 1;
+            if constexpr (Dropout) kept = factor(m, i, e);
+            ds[m][i][e] = p[m][i][e] * (ds[m][i][e] * kept - (e % 2 ? delta.y : delta.x));
+            if constexpr (Dropout) p[m][i][e] *= kept;
+          }
+      }
+      multiply_add<T, kStride>(dk, ds, by_rows<kStride>(q.data, 0));
+    } else if constexpr (Dropout) {
+#pragma unroll
+      for (int m = 0; m < C::kM; ++m)
+#pragma unroll
+        for (int i = 0; i < kBlocks; ++i)
+#pragma unroll
+          for (int e = 0; e < 4; ++e) p[m][i][e] *= factor(m, i, e);
+    }
+    if constexpr (Wanted != kOnlyK) multiply_add<T, kStride>(dv, p, by_rows<kStride>(dout.data, 0));
+  }
+
+  int64_t at = first + warp_key * ldk;
+  int left = call.S - k0 - warp_key;
+  float unit[C::kM][2], scales[C::kM][2];
+#pragma unroll
+  for (int m = 0; m < C::kM; ++m) unit[m][0] = unit[m][1] = 1, scales[m][0] = scales[m][1] = float(call.scale);
+  if constexpr (Wanted != kOnlyV) store_rows(dk, scales, static_cast<T*>(pointers.dk) + at, ldk, call.D, left);
+  if constexpr (Wanted != kOnlyK) store_rows(dv, unit, static_cast<T*>(pointers.dv) + at, ldk, call.D, left);
+}
+
+// blockIdx.x = tile of queries from the last x (B H) + head.
+template <class T, int Width, bool Dropout>
+__global__ void __launch_bounds__(Config<Width, queries_shape(Width)>::kThreads,
+                                  Config<Width, queries_shape(Width)>::kBlocks)
+    queries_kernel(Call call, Pointers pointers) {
+  using C = Config<Width, queries_shape(Width)>;
+  constexpr int kStride = Width + 8, kBlocks = C::kStep / 8;
+  extern __shared__ __align__(16) char shared_memory[];
+  auto& memory = *reinterpret_cast<typename C::Memory*>(shared_memory);
+  int heads = call.B * call.H, head = int(blockIdx.x) % heads, b = head / call.H, h = head % call.H, g = h / call.group;
+  int row0 = ((call.T + C::kOwn - 1) / C::kOwn - 1 - int(blockIdx.x) / heads) * C::kOwn, keys = call.keys(b);
+  int lane = threadIdx.x % 32, warp_row = int(threadIdx.x) / 32 * C::kWarpRows;
+  int64_t ldq = int64_t{call.H} * call.D, ldk = int64_t{call.Hkv} * call.D, first = call.query(b, row0, h, call.D);
+  const T *k = static_cast<const T*>(pointers.k) + call.key(b, 0, g, call.D),
+          *v = static_cast<const T*>(pointers.v) + call.key(b, 0, g, call.D);
+  auto load_keys = [&](int j, int buffer) {
+    load_async<C::kThreads>(memory.walked[0][buffer], k + j * ldk, ldk, call.D, call.S - j);
+    load_async<C::kThreads>(memory.walked[1][buffer], v + j * ldk, ldk, call.D, call.S - j);
+    commit_copies();
+  };
+  Accumulators<C::kM, Width / 8> dq;
+  clear(dq);
+  SeenByRows seen_by_rows = call.seen_by_rows(keys, row0, C::kOwn);
+  KeyTiles tiles = seen_by_rows.tiles(C::kStep);
+  if (tiles.count > 0) {
+    load_async<C::kThreads>(memory.own[0], static_cast<const T*>(pointers.q) + first, ldq, call.D, call.T - row0);
+    load_async<C::kThreads>(memory.own[1], static_cast<const T*>(pointers.dout) + first, ldq, call.D, call.T - row0);
+    load_keys(tiles(0) * C::kStep, 0);
+  }
+  float shift[C::kM][2], delta[C::kM][2], scales[C::kM][2], scale = float(call.scale) * kLog2e;
+#pragma unroll
+  for (int m = 0; m < C::kM; ++m)
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      int i = min(row0 + warp_row + m * 16 + half * 8 + lane / 4, call.T - 1);
+      shift[m][half] = static_cast<const float*>(pointers.lse)[call.row(b, h, i)] * kLog2e;
+      delta[m][half] = static_cast<const float*>(pointers.delta)[call.row(b, h, i)];
+      scales[m][half] = float(call.scale);
+    }
+  uint32_t q_at = by_rows<kStride>(memory.own[0].data, warp_row),
+           dout_at = by_rows<kStride>(memory.own[1].data, warp_row);
+
+  for (int n = 0; n < tiles.count; ++n) {
+    int k0 = tiles(n) * C::kStep;
+    wait_for_copies();
+    __syncthreads();  // this tile has come, and nobody reads the other buffer any more
+    if (n + 1 < tiles.count) load_keys(tiles(n + 1) * C::kStep, (n + 1) % 2);
+    Accumulators<C::kM, kBlocks> p, ds;
+    multiply_transposed<T, Width, kStride>(p, q_at, by_columns<kStride>(memory.walked[0][n % 2].data));
+    bool masked = !seen_by_rows.all(k0, C::kStep);
+#pragma unroll
+    for (int m = 0; m < C::kM; ++m)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        Seen seen{};
+        if (masked) seen = call.seen(keys, row0 + warp_row + m * 16 + half * 8 + lane / 4);
+#pragma unroll
+        for (int i = 0; i < kBlocks; ++i)
+#pragma unroll
+          for (int e = 0; e < 2; ++e) {
+            float& x = p[m][i][half * 2 + e];
+            x = exp2_fast(x * scale - shift[m][half]);
+            if (masked && !seen.contains(k0 + i * 8 + lane % 4 * 2 + e)) x = 0;
+          }
+      }
+    multiply_transposed<T, Width, kStride>(ds, dout_at, by_columns<kStride>(memory.walked[1][n % 2].data));
+#pragma unroll
+    for (int m = 0; m < C::kM; ++m)
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+#pragma unroll
+        for (int i = 0; i < kBlocks; ++i) {
+          float2 kept{1, 1};
+          if constexpr (Dropout)
+            kept =
+                call.factors(call.row(b, h, row0 + warp_row + m * 16 + half * 8 + lane / 4), k0 + i * 8 + lane % 4 * 2);
+          float &x = ds[m][i][half * 2], &y = ds[m][i][half * 2 + 1];
+          x = p[m][i][half * 2] * (x * kept.x - delta[m][half]);
+          y = p[m][i][half * 2 + 1] * (y * kept.y - delta[m][half]);
+        }
+    multiply_add<T, kStride>(dq, ds, by_rows<kStride>(memory.walked[0][n % 2].data, 0));
+  }
+  store_rows(dq, scales, static_cast<T*>(pointers.dq) + first + warp_row * ldq, ldq, call.D, call.T - row0 - warp_row);
+}
+
+}  // namespace
+
+bool mma_backward(const Call& call, const Pointers& p, DType dtype, Device device) {
+  return choose_mma(call, p, dtype, [&]<class T, int Width, bool Dropout>() {
+    using K = Config<Width, keys_shape(Width)>;
+    using Q = Config<Width, queries_shape(Width)>;
+    auto run_keys = [&](auto kernel) {
+      launch_shared(kernel, device, tile_grid(ceil_div(call.S, K::kOwn), int64_t{call.B} * call.Hkv), K::kThreads,
+                    sizeof(typename K::Memory), call, p);
+    };
+    if constexpr (Width <= 128) {
+      run_keys(keys_kernel<T, Width, Dropout, kBoth>);
+    } else {
+      run_keys(keys_kernel<T, Width, Dropout, kOnlyK>);
+      run_keys(keys_kernel<T, Width, Dropout, kOnlyV>);
+    }
+    launch_shared(queries_kernel<T, Width, Dropout>, device,
+                  tile_grid(ceil_div(call.T, Q::kOwn), int64_t{call.B} * call.H), Q::kThreads,
+                  sizeof(typename Q::Memory), call, p);
+  });
+}
+
+}  // namespace basis::ops::fused

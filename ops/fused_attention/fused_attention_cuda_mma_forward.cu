@@ -1,0 +1,166 @@
+// FlashAttention-2 forward (Dao, arXiv 2307.08691) on tensor cores. A warp owns 16 M rows of queries; the block's keys
+// and values come through two buffers, so that a tile is copied while the one before is computed with.
+#include "ops/fused_attention/fused_attention_cuda_mma.cuh"
+
+namespace basis::ops::fused {
+namespace {
+
+// M: 16-row tiles of a warp; keys: of a tile; blocks: wanted on a multiprocessor at a time.
+struct Shape {
+  int m, warps, keys, blocks;
+};
+constexpr Shape shape_of(int width) {
+  return width <= 64 ? Shape{2, 4, 64, 2} : width <= 128 ? Shape{2, 4, 64, 2} : Shape{1, 4, 32, 2};
+}
+
+template <int Width>
+struct Config {
+  static constexpr Shape kShape = shape_of(Width);
+  static constexpr int kM = kShape.m, kWarps = kShape.warps, kKeys = kShape.keys, kBlocks = kShape.blocks,
+                       kThreads = 32 * kWarps, kWarpRows = 16 * kM, kRows = kWarpRows * kWarps;
+  struct Memory {
+    Tile<kRows, Width> q;
+    Tile<kKeys, Width> k[2], v[2];
+  };
+};
+
+// s[..] = -infinity where a row does not see the key. rows: the first of this warp.
+template <int M, int N>
+__device__ __forceinline__ void hide(Accumulators<M, N>& s, const Call& call, int keys, int row0, int k0) {
+  int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int m = 0; m < M; ++m)
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      Seen seen = call.seen(keys, row0 + m * 16 + half * 8 + lane / 4);
+#pragma unroll
+      for (int n = 0; n < N; ++n)
+#pragma unroll
+        for (int e = 0; e < 2; ++e)
+          if (!seen.contains(k0 + n * 8 + lane % 4 * 2 + e)) s[m][n][half * 2 + e] = -INFINITY;
+    }
+}
+
+// The running softmax of this lane's rows: s becomes e^(s - top), and o and sum follow the new maximum. `scale` in
+// units of log 2. `sum` holds this lane's columns only.
+template <int M, int N, int Columns>
+__device__ __forceinline__ void online_softmax(Accumulators<M, N>& s, Accumulators<M, Columns>& o, float (&top)[M][2],
+                                               float (&sum)[M][2], float scale) {
+#pragma unroll
+  for (int m = 0; m < M; ++m)
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float highest = top[m][half];
+#pragma unroll
+      for (int n = 0; n < N; ++n) highest = fmaxf(highest, fmaxf(s[m][n][half * 2], s[m][n][half * 2 + 1]));
+      highest = fmaxf(highest, __shfl_xor_sync(~0u, highest, 1));
+      highest = fmaxf(highest, __shfl_xor_sync(~0u, highest, 2));
+      float shift = highest == -INFINITY ? 0.0f : highest * scale;
+      float rescale = exp2_fast(top[m][half] * scale - shift), added = 0;
+      top[m][half] = highest;
+#pragma unroll
+      for (int n = 0; n < N; ++n)
+#pragma unroll
+        for (int e = half * 2; e < half * 2 + 2; ++e) {
+          s[m][n][e] = exp2_fast(s[m][n][e] * scale - shift);
+          added += s[m][n][e];
+        }
+      sum[m][half] = sum[m][half] * rescale + added;
+#pragma unroll
+      for (int n = 0; n < Columns; ++n) o[m][n][half * 2] *= rescale, o[m][n][half * 2 + 1] *= rescale;
+    }
+}
+
+template <int M, int N>
+__device__ __forceinline__ void drop(Accumulators<M, N>& p, const Call& call, int64_t row, int k0) {
+  int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int m = 0; m < M; ++m)
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+#pragma unroll
+      for (int n = 0; n < N; ++n) {
+        float2 f = call.factors(row + m * 16 + half * 8 + lane / 4, k0 + n * 8 + lane % 4 * 2);
+        p[m][n][half * 2] *= f.x, p[m][n][half * 2 + 1] *= f.y;
+      }
+}
+
+// blockIdx.x = tile of queries from the last (the longest under a causal mask) x (B H) + head.
+template <class T, int Width, bool Dropout>
+__global__ void __launch_bounds__(Config<Width>::kThreads, Config<Width>::kBlocks)
+    forward_kernel(Call call, Pointers pointers) {
+  using C = Config<Width>;
+  constexpr int kStride = Width + 8;
+  extern __shared__ __align__(16) char shared_memory[];
+  auto& memory = *reinterpret_cast<typename C::Memory*>(shared_memory);
+  int heads = call.B * call.H, head = int(blockIdx.x) % heads, b = head / call.H, h = head % call.H, g = h / call.group;
+  int row0 = ((call.T + C::kRows - 1) / C::kRows - 1 - int(blockIdx.x) / heads) * C::kRows, keys = call.keys(b);
+  int warp_row = int(threadIdx.x) / 32 * C::kWarpRows;
+  int64_t ldq = int64_t{call.H} * call.D, ldk = int64_t{call.Hkv} * call.D;
+  const T *k = static_cast<const T*>(pointers.k) + call.key(b, 0, g, call.D),
+          *v = static_cast<const T*>(pointers.v) + call.key(b, 0, g, call.D);
+  auto load_keys = [&](int k0, int buffer) {
+    load_async<C::kThreads>(memory.k[buffer], k + k0 * ldk, ldk, call.D, call.S - k0);
+    load_async<C::kThreads>(memory.v[buffer], v + k0 * ldk, ldk, call.D, call.S - k0);
+    commit_copies();
+  };
+
+  Accumulators<C::kM, Width / 8> o;
+  float top[C::kM][2], sum[C::kM][2];
+  clear(o);
+#pragma unroll
+  for (int m = 0; m < C::kM; ++m) top[m][0] = top[m][1] = -INFINITY, sum[m][0] = sum[m][1] = 0;
+  SeenByRows seen = call.seen_by_rows(keys, row0, C::kRows);
+  KeyTiles tiles = seen.tiles(C::kKeys);
+  float scale = float(call.scale) * kLog2e;
+  if (tiles.count > 0) {
+    load_async<C::kThreads>(memory.q, static_cast<const T*>(pointers.q) + call.query(b, row0, h, call.D), ldq, call.D,
+                            call.T - row0);
+    load_keys(tiles(0) * C::kKeys, 0);
+  }
+  uint32_t q_at = by_rows<kStride>(memory.q.data, warp_row);
+
+  for (int n = 0; n < tiles.count; ++n) {
+    int k0 = tiles(n) * C::kKeys;
+    wait_for_copies();
+    __syncthreads();  // this tile has come, and nobody reads the other buffer any more
+    if (n + 1 < tiles.count) load_keys(tiles(n + 1) * C::kKeys, (n + 1) % 2);
+    Accumulators<C::kM, C::kKeys / 8> s;
+    multiply_transposed<T, Width, kStride>(s, q_at, by_columns<kStride>(memory.k[n % 2].data));
+    if (!seen.all(k0, C::kKeys)) hide(s, call, keys, row0 + warp_row, k0);
+    online_softmax(s, o, top, sum, scale);
+    if constexpr (Dropout) drop(s, call, call.row(b, h, row0 + warp_row), k0);
+    multiply_add<T, kStride>(o, s, by_rows<kStride>(memory.v[n % 2].data, 0));
+  }
+
+  int lane = threadIdx.x % 32;
+  float inverse[C::kM][2];
+#pragma unroll
+  for (int m = 0; m < C::kM; ++m)
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float total = sum[m][half];
+      total += __shfl_xor_sync(~0u, total, 1);
+      total += __shfl_xor_sync(~0u, total, 2);
+      inverse[m][half] = total > 0 ? 1 / total : 0.0f;
+      int i = row0 + warp_row + m * 16 + half * 8 + lane / 4;
+      if (lane % 4 == 0 && i < call.T)
+        static_cast<float*>(pointers.lse)[call.row(b, h, i)] =
+            total > 0 ? top[m][half] * float(call.scale) + logf(total) : -INFINITY;
+    }
+  store_rows(o, inverse, static_cast<T*>(pointers.o) + call.query(b, row0 + warp_row, h, call.D), ldq, call.D,
+             call.T - row0 - warp_row);
+}
+
+}  // namespace
+
+bool mma_forward(const Call& call, const Pointers& p, DType dtype, Device device) {
+  return choose_mma(call, p, dtype, [&]<class T, int Width, bool Dropout>() {
+    using C = Config<Width>;
+    launch_shared(forward_kernel<T, Width, Dropout>, device,
+                  tile_grid(ceil_div(call.T, C::kRows), int64_t{call.B} * call.H), C::kThreads,
+                  sizeof(typename C::Memory), call, p);
+  });
+}
+
+}  // namespace basis::ops::fused

@@ -1,6 +1,11 @@
-// Layer and RMS normalisation share these kernels: RMS normalisation is the one without mean and bias. One block per
-// row forward; backward gives each block a range of rows, whose weight gradients it keeps in shared memory and writes
-// once, and a second kernel adds the blocks in order: the same bits every run.
+// Layer and RMS normalisation share these kernels: RMS normalisation is the one without mean and bias.
+//
+// Memory-bound: forward moves x (and the residual) in and y (and the sum) out, backward x, dy (and dsum) in and dx out.
+// So one warp takes one row, 16 bytes a lane, and keeps it in registers between its passes: each byte moves once. Rows
+// too long for that, or not aligned, go one block a row through the cache (`wide_*`).
+//
+// Backward gives each warp every so-manieth row; the gradients of weight and bias stay in the warp's registers, are
+// added up in the block warp after warp, and a last kernel adds up the blocks: the same bits every run.
 #pragma once
 
 #include "core/cuda/launch.cuh"
@@ -8,33 +13,145 @@
 namespace basis::ops::norm {
 
 using namespace core;
-inline constexpr int kThreads = 256;
-inline constexpr int64_t kBlocks = 132 * 2;
+inline constexpr int kThreads = 256, kWarps = kThreads / 32;
+inline constexpr int kBackwardThreads = 128, kBackwardWarps = kBackwardThreads / 32;
+inline constexpr int64_t kBlocks = 132 * 3;  // that many fit at up to 168 registers a thread
 
 template <class T>
 T* pointer(const Tensor& t) {
   return t ? t.data<T>() : nullptr;
 }
 
-template <class T, bool Rms>
+// A row of `c` elements over the 32 lanes of a warp: Passes vectors of W elements each.
+template <class T, int W, int Passes>
+struct Row {
+  Vec<T, W> v[Passes];
+
+  static __device__ __forceinline__ int64_t column(int pass) { return (int64_t(pass) * 32 + threadIdx.x % 32) * W; }
+  __device__ __forceinline__ void load(const T* p, int64_t c) {
+#pragma unroll
+    for (int i = 0; i < Passes; ++i)
+      if (column(i) < c) v[i] = load_vec<W>(p + column(i));
+  }
+  __device__ __forceinline__ void store(T* p, int64_t c) const {
+#pragma unroll
+    for (int i = 0; i < Passes; ++i)
+      if (column(i) < c) store_vec(p + column(i), v[i]);
+  }
+  // body(i, j): vector i, element j, of the columns that exist
+  template <class Body>
+  static __device__ __forceinline__ void each(int64_t c, Body&& body) {
+#pragma unroll
+    for (int i = 0; i < Passes; ++i)
+      if (column(i) < c) {
+#pragma unroll
+        for (int j = 0; j < W; ++j) body(i, j);
+      }
+  }
+};
+
+template <class T, int W, int Passes, bool Rms>
 __global__ void __launch_bounds__(kThreads)
     forward_kernel(const T* x, const T* residual, const T* weight, const T* bias, Accumulator<T> eps, T* y, T* sum,
-                   Accumulator<T>* mean, Accumulator<T>* rstd, int64_t c) {
+                   Accumulator<T>* mean, Accumulator<T>* rstd, int64_t n, int64_t c) {
+  using A = Accumulator<T>;
+  using R = Row<T, W, Passes>;
+  int64_t row = int64_t(blockIdx.x) * kWarps + threadIdx.x / 32, at = row * c;
+  if (row >= n) return;
+  R in, w, b;
+  in.load(x + at, c);
+  if (residual) {
+    R r;
+    r.load(residual + at, c);
+    R::each(c, [&](int i, int j) { in.v[i].v[j] = device_convert<T>(widen(in.v[i].v[j]) + widen(r.v[i].v[j])); });
+    in.store(sum + at, c);
+  }
+  w.load(weight, c);
+  if (bias) b.load(bias, c);
+  A mu = 0, squares = 0;
+  if constexpr (!Rms) {
+    R::each(c, [&](int i, int j) { mu += widen(in.v[i].v[j]); });
+    mu = warp_reduce<Sum>(mu) / A(c);
+  }
+  R::each(c, [&](int i, int j) {
+    A d = widen(in.v[i].v[j]) - mu;
+    squares += d * d;
+  });
+  A inverse = 1 / sqrt(warp_reduce<Sum>(squares) / A(c) + eps);
+  if (threadIdx.x % 32 == 0) {
+    if constexpr (!Rms) mean[row] = mu;
+    rstd[row] = inverse;
+  }
+  R::each(c, [&](int i, int j) {
+    A h = (widen(in.v[i].v[j]) - mu) * inverse * widen(w.v[i].v[j]);
+    in.v[i].v[j] = device_convert<T>(bias ? h + widen(b.v[i].v[j]) : h);
+  });
+  in.store(y + at, c);
+}
+
+// partials [gridDim.x, 2, c] or null.
+template <class T, int W, int Passes, bool Rms>
+__global__ void __launch_bounds__(kBackwardThreads)
+    backward_kernel(const T* x, const T* weight, const Accumulator<T>* mean, const Accumulator<T>* rstd, const T* dy,
+                    const T* dsum, T* dx, Accumulator<T>* partials, int64_t n, int64_t c) {
+  using A = Accumulator<T>;
+  using R = Row<T, W, Passes>;
+  int warp = threadIdx.x / 32;
+  A dw[Passes][W] = {}, db[Passes][W] = {};
+  R w;
+  w.load(weight, c);
+  for (int64_t row = int64_t(blockIdx.x) * kBackwardWarps + warp; row < n; row += int64_t(gridDim.x) * kBackwardWarps) {
+    int64_t at = row * c;
+    R in, d, s;
+    in.load(x + at, c);
+    d.load(dy + at, c);
+    if (dsum) s.load(dsum + at, c);
+    A mu = 0, inverse = rstd[row], g_sum = 0, gx_sum = 0;
+    if constexpr (!Rms) mu = mean[row];
+    R::each(c, [&](int i, int j) {
+      A e = widen(d.v[i].v[j]), g = e * widen(w.v[i].v[j]), h = (widen(in.v[i].v[j]) - mu) * inverse;
+      g_sum += g, gx_sum += g * h;
+      dw[i][j] += e * h;
+      if constexpr (!Rms) db[i][j] += e;
+    });
+    if constexpr (!Rms) g_sum = warp_reduce<Sum>(g_sum) / A(c);
+    gx_sum = warp_reduce<Sum>(gx_sum) / A(c);
+    R::each(c, [&](int i, int j) {
+      A g = widen(d.v[i].v[j]) * widen(w.v[i].v[j]), h = (widen(in.v[i].v[j]) - mu) * inverse;
+      A e = inverse * (g - (Rms ? A(0) : g_sum) - h * gx_sum);
+      in.v[i].v[j] = device_convert<T>(dsum ? e + widen(s.v[i].v[j]) : e);
+    });
+    in.store(dx + at, c);
+  }
+  if (!partials) return;
+  extern __shared__ double shared_memory[];
+  A* total = reinterpret_cast<A*>(shared_memory);  // [2, c]
+  for (int turn = 0; turn < kBackwardWarps; ++turn) {
+    if (warp == turn)
+      R::each(c, [&](int i, int j) {
+        int64_t at = R::column(i) + j;
+        total[at] = (turn ? total[at] : A(0)) + dw[i][j];
+        total[c + at] = (turn ? total[c + at] : A(0)) + db[i][j];
+      });
+    __syncthreads();
+  }
+  for (int64_t j = threadIdx.x; j < 2 * c; j += kBackwardThreads) partials[blockIdx.x * 2 * c + j] = total[j];
+}
+
+template <class T, bool Rms>
+__global__ void __launch_bounds__(kThreads)
+    wide_forward_kernel(const T* x, const T* residual, const T* weight, const T* bias, Accumulator<T> eps, T* y, T* sum,
+                        Accumulator<T>* mean, Accumulator<T>* rstd, int64_t c) {
   using A = Accumulator<T>;
   int64_t row = blockIdx.x, at = row * c;
   auto value = [&](int64_t j) { return residual ? widen(sum[at + j]) : widen(x[at + j]); };
-  A total = 0;
+  A total = 0, mu = 0, squares = 0;
   for (int64_t j = threadIdx.x; j < c; j += kThreads) {
     if (residual) sum[at + j] = device_convert<T>(widen(x[at + j]) + widen(residual[at + j]));
     total += value(j);  // a thread reads back only what it wrote itself
   }
-  A mu = 0;
   if constexpr (!Rms) mu = block_reduce<Sum, kThreads>(total) / A(c);
-  A squares = 0;
-  for (int64_t j = threadIdx.x; j < c; j += kThreads) {
-    A d = value(j) - mu;
-    squares += d * d;
-  }
+  for (int64_t j = threadIdx.x; j < c; j += kThreads) squares += (value(j) - mu) * (value(j) - mu);
   A inverse = 1 / sqrt(block_reduce<Sum, kThreads>(squares) / A(c) + eps);
   if (threadIdx.x == 0) {
     if constexpr (!Rms) mean[row] = mu;
@@ -44,16 +161,13 @@ __global__ void __launch_bounds__(kThreads)
     y[at + j] = device_convert<T>((value(j) - mu) * inverse * widen(weight[j]) + (bias ? widen(bias[j]) : A(0)));
 }
 
-// partials [gridDim.x, 2, c] or null.
 template <class T, bool Rms>
 __global__ void __launch_bounds__(kThreads)
-    backward_kernel(const T* x, const T* weight, const Accumulator<T>* mean, const Accumulator<T>* rstd, const T* dy,
-                    const T* dsum, T* dx, Accumulator<T>* partials, int64_t n, int64_t c) {
+    wide_backward_kernel(const T* x, const T* weight, const Accumulator<T>* mean, const Accumulator<T>* rstd,
+                         const T* dy, const T* dsum, T* dx, Accumulator<T>* partials, int64_t n, int64_t c) {
   using A = Accumulator<T>;
-  extern __shared__ double shared_memory[];
-  A *dw = reinterpret_cast<A*>(shared_memory), *db = dw + c;
-  if (partials)
-    for (int64_t j = threadIdx.x; j < c; j += kThreads) dw[j] = db[j] = 0;  // each thread uses its own columns only
+  A *dw = partials ? partials + int64_t(blockIdx.x) * 2 * c : nullptr, *db = dw + c;
+  for (int64_t j = threadIdx.x; dw && j < c; j += kThreads) dw[j] = db[j] = 0;  // a thread keeps to its own columns
   for (int64_t row = blockIdx.x; row < n; row += gridDim.x) {
     int64_t at = row * c;
     A mu = 0, inverse = rstd[row], g_sum = 0, gx_sum = 0;
@@ -61,7 +175,7 @@ __global__ void __launch_bounds__(kThreads)
     for (int64_t j = threadIdx.x; j < c; j += kThreads) {
       A d = widen(dy[at + j]), g = d * widen(weight[j]), h = (widen(x[at + j]) - mu) * inverse;
       g_sum += g, gx_sum += g * h;
-      if (partials) dw[j] += d * h, db[j] += d;
+      if (dw) dw[j] += d * h, db[j] += d;
     }
     if constexpr (!Rms) g_sum = block_reduce<Sum, kThreads>(g_sum) / A(c);
     gx_sum = block_reduce<Sum, kThreads>(gx_sum) / A(c);
@@ -71,45 +185,81 @@ __global__ void __launch_bounds__(kThreads)
       dx[at + j] = device_convert<T>(d + (dsum ? widen(dsum[at + j]) : A(0)));
     }
   }
-  if (partials)
-    for (int64_t j = threadIdx.x; j < c; j += kThreads) {
-      partials[(int64_t(blockIdx.x) * 2) * c + j] = dw[j];
-      partials[(int64_t(blockIdx.x) * 2 + 1) * c + j] = db[j];
-    }
 }
 
+// A block adds up 32 columns of partials [blocks, 2c]; its warps take every so-manieth row and are added in order.
 template <class T>
-__global__ void finish_kernel(const Accumulator<T>* partials, int64_t blocks, int64_t c, T* dweight, T* dbias) {
-  grid_stride(c, [&](int64_t j) {
-    Accumulator<T> w = 0, b = 0;
-    for (int64_t i = 0; i < blocks; ++i) w += partials[2 * i * c + j], b += partials[(2 * i + 1) * c + j];
-    if (dweight) dweight[j] = device_convert<T>(w);
-    if (dbias) dbias[j] = device_convert<T>(b);
-  });
+__global__ void __launch_bounds__(1024)
+    finish_kernel(const Accumulator<T>* partials, int64_t blocks, int64_t c, T* dweight, T* dbias) {
+  using A = Accumulator<T>;
+  __shared__ A part[32][33];
+  int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  int64_t j = int64_t(blockIdx.x) * 32 + lane;
+  A sum = 0;
+  if (j < 2 * c)
+    for (int64_t i = warp; i < blocks; i += 32) sum += partials[i * 2 * c + j];
+  part[warp][lane] = sum;
+  __syncthreads();
+  A total = warp_reduce<Sum>(part[lane][warp]);
+  j = int64_t(blockIdx.x) * 32 + warp;
+  if (lane != 0 || j >= 2 * c) return;
+  if (j < c && dweight) dweight[j] = device_convert<T>(total);
+  if (j >= c && dbias) dbias[j - c] = device_convert<T>(total);
+}
+
+// run(std::integral_constant<int, Passes>) with the fewest vectors of W a lane that hold a row, or false.
+template <int W, class Run>
+bool with_passes(int64_t c, Run run) {
+  constexpr int kMost = 32 / W;  // 32 elements a lane
+  auto try_one = [&](auto passes) {
+    if (decltype(passes)::value > kMost || c > decltype(passes)::value * 32 * W) return false;
+    run(passes);
+    return true;
+  };
+  return try_one(std::integral_constant<int, 1>{}) || try_one(std::integral_constant<int, 2>{}) ||
+         try_one(std::integral_constant<int, 3>{}) || try_one(std::integral_constant<int, 4>{}) ||
+         try_one(std::integral_constant<int, (kMost < 6 ? 4 : 6)>{}) ||
+         try_one(std::integral_constant<int, (kMost < 8 ? 4 : 8)>{});
 }
 
 template <class T, bool Rms>
 void forward(const Tensor& x, const Tensor& residual, const Tensor& weight, const Tensor& bias, double eps,
              const Tensor& y, const Tensor& sum, const Tensor& mean, const Tensor& rstd) {
   using A = Accumulator<T>;
-  launch(forward_kernel<T, Rms>, x.device(), x.size(0), kThreads, x.data<T>(), pointer<T>(residual), weight.data<T>(),
-         pointer<T>(bias), A(eps), y.data<T>(), pointer<T>(sum), pointer<A>(mean), rstd.data<A>(), x.size(1));
+  constexpr int W = kVecWidth<T>;
+  int64_t n = x.size(0), c = x.size(1);
+  const T *in = x.data<T>(), *r = pointer<T>(residual), *w = weight.data<T>(), *b = pointer<T>(bias);
+  T *out = y.data<T>(), *s = pointer<T>(sum);
+  if (aligned16<T>(c, {in, r, w, b, out, s}) && with_passes<W>(c, [&](auto passes) {
+        launch(forward_kernel<T, W, decltype(passes)::value, Rms>, x.device(), ceil_div(n, kWarps), kThreads, in, r, w,
+               b, A(eps), out, s, pointer<A>(mean), rstd.data<A>(), n, c);
+      }))
+    return;
+  launch(wide_forward_kernel<T, Rms>, x.device(), n, kThreads, in, r, w, b, A(eps), out, s, pointer<A>(mean),
+         rstd.data<A>(), c);
 }
 
 template <class T, bool Rms>
 void backward(const Tensor& x, const Tensor& weight, const Tensor& mean, const Tensor& rstd, const Tensor& dy,
               const Tensor& dsum, const Tensor& dx, const Tensor& dweight, const Tensor& dbias) {
   using A = Accumulator<T>;
+  constexpr int W = kVecWidth<T>;
   int64_t n = x.size(0), c = x.size(1), blocks = std::max<int64_t>(1, std::min<int64_t>(n, kBlocks));
-  bool wanted = dweight.defined() || dbias.defined();
+  const T *in = x.data<T>(), *w = weight.data<T>(), *d = dy.data<T>(), *s = pointer<T>(dsum);
+  T* out = dx.data<T>();
   Tensor partials;
-  if (wanted) partials = Tensor::empty({blocks, 2, c}, dtype_of<A>(), x.device());
-  launch_shared(backward_kernel<T, Rms>, x.device(), dim3(unsigned(blocks)), kThreads,
-                wanted ? size_t(2 * c) * sizeof(A) : 0, x.data<T>(), weight.data<T>(), pointer<A>(mean), rstd.data<A>(),
-                dy.data<T>(), pointer<T>(dsum), dx.data<T>(), pointer<A>(partials), n, c);
-  if (wanted)
-    launch(finish_kernel<T>, x.device(), ceil_div(c, kThreads), kThreads, partials.data<A>(), blocks, c,
-           pointer<T>(dweight), pointer<T>(dbias));
+  if (dweight || dbias) partials = Tensor::empty({blocks, 2, c}, dtype_of<A>(), x.device());
+  bool done = aligned16<T>(c, {in, w, d, s, out}) && with_passes<W>(c, [&](auto passes) {
+                launch_shared(backward_kernel<T, W, decltype(passes)::value, Rms>, x.device(), dim3(unsigned(blocks)),
+                              kBackwardThreads, size_t(2 * c) * sizeof(A), in, w, pointer<A>(mean), rstd.data<A>(), d,
+                              s, out, pointer<A>(partials), n, c);
+              });
+  if (!done)
+    launch(wide_backward_kernel<T, Rms>, x.device(), blocks, kThreads, in, w, pointer<A>(mean), rstd.data<A>(), d, s,
+           out, pointer<A>(partials), n, c);
+  if (partials)
+    launch(finish_kernel<T>, x.device(), ceil_div(2 * c, 32), 1024, partials.data<A>(), blocks, c, pointer<T>(dweight),
+           pointer<T>(dbias));
 }
 
 }  // namespace basis::ops::norm

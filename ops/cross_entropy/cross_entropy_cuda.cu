@@ -1,6 +1,6 @@
-// One block per row. Forward reads the logits once (running maximum and sum per thread); backward reads them once and
-// writes the gradient, in place when the caller passes the logits. Targets are not range-checked here: the data code
-// does that on the host.
+// One block per row, 16 bytes a thread where a row's address allows it. Memory-bound: forward reads the logits once
+// (running maximum and sum per thread), backward reads them once and writes the gradient, in place when the caller
+// passes the logits. Targets are not range-checked here: the data code does that on the host.
 #include "core/cuda/launch.cuh"
 #include "ops/cross_entropy/cross_entropy.h"
 
@@ -10,15 +10,21 @@ namespace {
 using namespace core;
 constexpr int kThreads = 512;
 
-template <class T>
+template <int W, class T>
 __global__ void __launch_bounds__(kThreads) forward_kernel(const T* logits, const int32_t* targets, int32_t ignore,
                                                            Accumulator<T>* rows, Accumulator<T>* lse, int64_t v) {
   using A = Accumulator<T>;
   const T* z = logits + blockIdx.x * v;
   A top = -A(INFINITY), sum = 0;
-  for (int64_t j = threadIdx.x; j < v; j += kThreads) {
-    A x = widen(z[j]), m = Max::apply(x, top);
-    if (m != -A(INFINITY)) sum = sum * exp(top - m) + exp(x - m);
+  for (int64_t j = int64_t(threadIdx.x) * W; j < v; j += kThreads * W) {
+    Vec<T, W> x = load_vec<W>(z + j);
+    A m = top;
+#pragma unroll
+    for (int i = 0; i < W; ++i) m = Max::apply(widen(x.v[i]), m);
+    if (m == -A(INFINITY)) continue;
+    sum *= exp(top - m);
+#pragma unroll
+    for (int i = 0; i < W; ++i) sum += exp(widen(x.v[i]) - m);
     top = m;
   }
   A all = block_reduce<Max, kThreads>(top);
@@ -39,7 +45,7 @@ __global__ void __launch_bounds__(kThreads) sum_kernel(const A* rows, int64_t n,
   if (threadIdx.x == 0) *out = A(scale * sum);
 }
 
-template <class T>
+template <int W, class T>
 __global__ void __launch_bounds__(kThreads)
     backward_kernel(const T* logits, const int32_t* targets, const Accumulator<T>* lse, const Accumulator<T>* dloss,
                     int32_t ignore, double factor, T* dlogits, int64_t v) {
@@ -47,18 +53,24 @@ __global__ void __launch_bounds__(kThreads)
   const T* z = logits + blockIdx.x * v;
   T* dz = dlogits + blockIdx.x * v;
   int32_t target = targets[blockIdx.x];
-  A log_sum = lse[blockIdx.x], scale = target == ignore ? A(0) : A(factor) * *dloss;
-  for (int64_t j = threadIdx.x; j < v; j += kThreads) {
-    A p = target == ignore ? A(0) : exp(widen(z[j]) - log_sum) - (j == target ? A(1) : A(0));
-    dz[j] = device_convert<T>(scale * p);
+  A log_sum = lse[blockIdx.x], scale = A(factor) * *dloss;
+  for (int64_t j = int64_t(threadIdx.x) * W; j < v; j += kThreads * W) {
+    Vec<T, W> x = load_vec<W>(z + j);
+#pragma unroll
+    for (int i = 0; i < W; ++i) {
+      A p = target == ignore ? A(0) : exp(widen(x.v[i]) - log_sum) - (j + i == target ? A(1) : A(0));
+      x.v[i] = device_convert<T>(scale * p);
+    }
+    store_vec(dz + j, x);
   }
 }
 
 template <class T>
 void forward(const Tensor& logits, const Tensor& targets, int32_t ignore, const Tensor& rows, const Tensor& lse) {
   using A = Accumulator<T>;
-  launch(forward_kernel<T>, logits.device(), logits.size(0), kThreads, logits.data<T>(), targets.data<int32_t>(),
-         ignore, rows.data<A>(), lse.data<A>(), logits.size(1));
+  bool wide = aligned16<T>(logits.size(1), {logits.data<T>()});
+  launch(wide ? forward_kernel<kVecWidth<T>, T> : forward_kernel<1, T>, logits.device(), logits.size(0), kThreads,
+         logits.data<T>(), targets.data<int32_t>(), ignore, rows.data<A>(), lse.data<A>(), logits.size(1));
 }
 template <class A>
 void sum_rows(const Tensor& rows, double scale, const Tensor& out) {
@@ -68,8 +80,10 @@ template <class T>
 void backward(const Tensor& logits, const Tensor& targets, const Tensor& lse, const Tensor& dloss,
               const CrossEntropyOptions& o, const Tensor& dlogits) {
   using A = Accumulator<T>;
-  launch(backward_kernel<T>, logits.device(), logits.size(0), kThreads, logits.data<T>(), targets.data<int32_t>(),
-         lse.data<A>(), dloss.data<A>(), o.ignore_index, o.scale, dlogits.data<T>(), logits.size(1));
+  bool wide = aligned16<T>(logits.size(1), {logits.data<T>(), dlogits.data<T>()});
+  launch(wide ? backward_kernel<kVecWidth<T>, T> : backward_kernel<1, T>, logits.device(), logits.size(0), kThreads,
+         logits.data<T>(), targets.data<int32_t>(), lse.data<A>(), dloss.data<A>(), o.ignore_index, o.scale,
+         dlogits.data<T>(), logits.size(1));
 }
 
 template <class T>

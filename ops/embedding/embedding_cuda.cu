@@ -1,5 +1,8 @@
-// Backward is deterministic without atomics: the block of an id's first occurrence adds up all of its occurrences in
-// order; the other blocks stop. Reads about N^2 / 2 ids, from cache. Ids are not range-checked here.
+// Backward is deterministic without atomics: a stable radix sort (CUB) brings the positions of each id together, and
+// the block at the first of them adds up its rows: warp w takes every so-manieth, and the warps are added in order. Ids
+// are not range-checked here.
+#include <cub/device/device_radix_sort.cuh>
+
 #include "core/basic/basic.h"
 #include "core/cuda/launch.cuh"
 #include "ops/embedding/embedding.h"
@@ -8,7 +11,7 @@ namespace basis::ops {
 namespace {
 
 using namespace core;
-constexpr int kThreads = 128;
+constexpr int kThreads = 128, kWarps = 8, kColumns = 256;
 
 template <class T>
 __global__ void forward_kernel(const T* table, const int32_t* ids, const T* positions, int64_t first, int64_t time,
@@ -19,27 +22,62 @@ __global__ void forward_kernel(const T* table, const int32_t* ids, const T* posi
     y[n * c + j] = position ? device_convert<T>(widen(token[j]) + widen(position[j])) : token[j];
 }
 
+// ids [n] sorted, positions [n] where each came from. One block per entry; only those at the start of a run work.
 template <class T>
-__global__ void table_kernel(const T* dy, const int32_t* ids, int64_t n, T* dtable, int64_t c) {
-  int64_t i = blockIdx.x;
-  int32_t id = ids[i];
-  for (int64_t tile = 0; tile < i; tile += kThreads) {
-    int64_t j = tile + threadIdx.x;
-    if (__syncthreads_or(j < i && ids[j] == id)) return;
-  }
-  for (int64_t first = 0; first < c; first += kThreads) {
-    int64_t column = first + threadIdx.x;
-    Accumulator<T> sum = 0;
-    for (int64_t tile = i; tile < n; tile += kThreads) {
-      int64_t mine = tile + threadIdx.x;
-      if (!__syncthreads_or(mine < n && ids[mine] == id)) continue;
-      int64_t end = tile + kThreads < n ? tile + kThreads : n;
-      if (column < c)
-        for (int64_t j = tile; j < end; ++j)
-          if (ids[j] == id) sum += widen(dy[j * c + column]);
+__global__ void __launch_bounds__(32 * kWarps)
+    table_kernel(const T* dy, const int32_t* ids, const int32_t* positions, int64_t n, T* dtable, int64_t c) {
+  using A = Accumulator<T>;
+  int64_t first = blockIdx.x;
+  int32_t id = ids[first];
+  if (first > 0 && ids[first - 1] == id) return;
+  __shared__ A part[kWarps][kColumns];
+  int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  for (int64_t from = 0; from < c; from += kColumns) {
+    A sum[kColumns / 32] = {};
+    for (int64_t i = first + warp; i < n && ids[i] == id; i += kWarps) {
+      const T* row = dy + positions[i] * c;
+#pragma unroll
+      for (int k = 0; k < kColumns / 32; ++k) {
+        int64_t j = from + k * 32 + lane;
+        if (j < c) sum[k] += widen(row[j]);
+      }
     }
-    if (column < c) dtable[id * c + column] = device_convert<T>(sum);
+#pragma unroll
+    for (int k = 0; k < kColumns / 32; ++k) part[warp][k * 32 + lane] = sum[k];
+    __syncthreads();
+    for (int k = threadIdx.x; k < kColumns && from + k < c; k += 32 * kWarps) {
+      A total = 0;
+      for (int w = 0; w < kWarps; ++w) total += part[w][k];
+      dtable[id * c + from + k] = device_convert<T>(total);
+    }
+    __syncthreads();
   }
+}
+
+__global__ void count_kernel(int32_t* positions, int64_t n) {
+  grid_stride(n, [&](int64_t i) { positions[i] = int32_t(i); });
+}
+
+struct Sorted {
+  Tensor ids, positions;
+};
+Sorted sort_ids(const Tensor& ids, int64_t vocabulary) {
+  Device device = ids.device();
+  int64_t n = ids.numel();
+  Tensor counted = Tensor::empty({n}, DType::i32, device);
+  Sorted s{counted.empty_like(), counted.empty_like()};
+  launch(count_kernel, device, grid_for(n, 256), 256, counted.data<int32_t>(), n);
+  int bits = std::bit_width(uint64_t(std::max<int64_t>(1, vocabulary - 1)));
+  size_t bytes = 0;
+  auto sort = [&](void* scratch) {
+    CUDA_CHECK(cub::DeviceRadixSort::SortPairs(scratch, bytes, ids.data<int32_t>(), s.ids.data<int32_t>(),
+                                               counted.data<int32_t>(), s.positions.data<int32_t>(), int(n), 0, bits,
+                                               cuda_stream(device)));
+  };
+  sort(nullptr);
+  Tensor scratch = Tensor::empty({int64_t(bytes + 3) / 4}, DType::i32, device);
+  sort(scratch.raw());
+  return s;
 }
 
 template <class T>
@@ -66,7 +104,9 @@ void backward(const Tensor& dy, const Tensor& ids, int64_t first, int64_t time, 
   int64_t c = dy.size(-1), n = ids.numel();
   if (dtable) {
     fill(dtable, 0);
-    launch(table_kernel<T>, dy.device(), n, kThreads, dy.data<T>(), ids.data<int32_t>(), n, dtable.data<T>(), c);
+    Sorted s = sort_ids(ids, dtable.size(0));
+    launch(table_kernel<T>, dy.device(), n, 32 * kWarps, dy.data<T>(), s.ids.data<int32_t>(),
+           s.positions.data<int32_t>(), n, dtable.data<T>(), c);
   }
   if (dpositions)
     launch(position_kernel<T>, dy.device(), grid_for(dpositions.numel(), kThreads), kThreads, dy.data<T>(), first, time,

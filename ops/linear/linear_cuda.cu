@@ -1,4 +1,6 @@
-// Column sums in a fixed order: a block owns 32 columns; its 32 warps take every 32nd row each and are added in order.
+// Column sums of [n, c] in a fixed order. Memory-bound: every element is read once, 16 bytes a lane where the addresses
+// allow it. A block owns 32 vectors of columns and a slice of the rows; its warps take every so-manieth row and are
+// added in order, into one row of partial sums. The same kernel then adds up the partial rows.
 #include "core/cuda/launch.cuh"
 #include "ops/linear/linear.h"
 
@@ -6,28 +8,52 @@ namespace basis::ops {
 namespace {
 
 using namespace core;
-constexpr int kWarps = 32;
+constexpr int kWarps = 8;
+constexpr int64_t kRowsOfBlock = 128;  // at least, so that a block reads 32 vectors of each
 
-template <class T>
-__global__ void __launch_bounds__(32 * kWarps) kernel(const T* x, T* out, int64_t n, int64_t c) {
+template <int W, class T, class Out>
+__global__ void __launch_bounds__(32 * kWarps) sum_kernel(const T* x, Out* out, int64_t n, int64_t c, int64_t rows) {
   using A = Accumulator<T>;
-  __shared__ A partial[kWarps][33];
+  __shared__ A partial[kWarps][32 * W + 1];
   int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  int64_t j = int64_t(blockIdx.x) * 32 + lane;
-  A sum = 0;
-  if (j < c)
-    for (int64_t i = warp; i < n; i += kWarps) sum += widen(x[i * c + j]);
-  partial[warp][lane] = sum;
+  int64_t first = int64_t(blockIdx.x) * 32 * W, j = first + lane * W;
+  int64_t begin = blockIdx.y * rows, end = begin + rows < n ? begin + rows : n;
+  A sum[W] = {};
+  if (j < c) {
+#pragma unroll 4
+    for (int64_t i = begin + warp; i < end; i += kWarps) {
+      Vec<T, W> v = load_vec<W>(x + i * c + j);
+#pragma unroll
+      for (int k = 0; k < W; ++k) sum[k] += widen(v.v[k]);
+    }
+  }
+#pragma unroll
+  for (int k = 0; k < W; ++k) partial[warp][lane * W + k] = sum[k];
   __syncthreads();
-  A total = warp_reduce<Sum>(partial[lane][warp]);  // this warp adds up column `warp` of the block
-  j = int64_t(blockIdx.x) * 32 + warp;
-  if (lane == 0 && j < c) out[j] = device_convert<T>(total);
+  for (int k = threadIdx.x; k < 32 * W && first + k < c; k += 32 * kWarps) {
+    A total = 0;
+    for (int w = 0; w < kWarps; ++w) total += partial[w][k];
+    out[blockIdx.y * c + first + k] = device_convert<Out>(total);
+  }
+}
+
+template <class T, class Out>
+void sum_rows(Device device, const T* x, Out* out, int64_t n, int64_t c, int64_t slices) {
+  bool wide = aligned16<T>(c, {x});
+  int64_t columns = 32 * (wide ? kVecWidth<T> : 1);
+  auto kernel = wide ? sum_kernel<kVecWidth<T>, T, Out> : sum_kernel<1, T, Out>;
+  launch_shared(kernel, device, dim3(unsigned(ceil_div(c, columns)), unsigned(slices)), 32 * kWarps, 0, x, out, n, c,
+                ceil_div(n, slices));
 }
 
 template <class T>
 void column_sum_cuda(const Tensor& x, const Tensor& out) {
-  int64_t c = x.size(1);
-  launch(kernel<T>, x.device(), ceil_div(c, 32), 32 * kWarps, x.data<T>(), out.data<T>(), x.size(0), c);
+  using A = Accumulator<T>;
+  int64_t n = x.size(0), c = x.size(1), slices = std::min<int64_t>(256, ceil_div(n, kRowsOfBlock));
+  if (slices <= 1) return sum_rows(x.device(), x.data<T>(), out.data<T>(), n, c, 1);
+  Tensor partial = Tensor::empty({slices, c}, dtype_of<A>(), x.device());
+  sum_rows(x.device(), x.data<T>(), partial.data<A>(), n, c, slices);
+  sum_rows(x.device(), partial.data<A>(), out.data<T>(), slices, c, 1);
 }
 
 REGISTER_KERNEL(column_sum, cuda, f32, column_sum_cuda<float>)

@@ -34,22 +34,23 @@ struct Silu {
   }
 };
 
-// x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))): GPT-2's GELU (Hendrycks & Gimpel, arXiv 1606.08415)
+// x/2 (1 + tanh(u)) with u = sqrt(2/pi) (x + 0.044715 x^3): GPT-2's GELU (Hendrycks & Gimpel, arXiv 1606.08415), in
+// the equal form x sigmoid(2u), which takes one exponential.
 struct GeluTanh {
   template <class T>
   BASIS_HOST_DEVICE static T value(T x) {
-    return T(0.5) * x * (1 + fast_tanh(inner(x)));
+    return x * gate(x);
   }
   template <class T>
   BASIS_HOST_DEVICE static T slope(T x) {
-    T t = fast_tanh(inner(x)), du = T(0.7978845608028654) * (1 + T(3 * 0.044715) * x * x);
-    return T(0.5) * (1 + t) + T(0.5) * x * (1 - t * t) * du;
+    T s = gate(x), du = T(1.5957691216057308) * (1 + T(3 * 0.044715) * x * x);
+    return s + x * s * (1 - s) * du;
   }
 
  private:
   template <class T>
-  BASIS_HOST_DEVICE static T inner(T x) {
-    return T(0.7978845608028654) * (x + T(0.044715) * x * x * x);
+  BASIS_HOST_DEVICE static T gate(T x) {
+    return 1 / (1 + fast_exp(T(-1.5957691216057308) * (x + T(0.044715) * x * x * x)));
   }
 };
 

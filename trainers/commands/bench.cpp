@@ -15,6 +15,7 @@
 #include "ops/view/view.h"
 #include "trainers/commands/commands.h"
 #include "trainers/optim/optimizer.h"
+#include "trainers/session.h"
 #include "trainers/step.h"
 
 namespace basis::trainers {
@@ -25,7 +26,8 @@ using models::Var;
 using Json = nlohmann::ordered_json;
 
 struct Options {
-  std::string what, device = "auto", dtype = "f32";
+  std::string what, device = "auto", dtype = "f32", config;
+  std::vector<std::string> overrides;
   int64_t batch = 8, seq = 256, heads = 4, head_dim = 32, layers = 4, vocab = 256, repeats = 20;
   bool json = false, deterministic = false, own = false;
 };
@@ -78,7 +80,7 @@ Json attention(const Options& o, core::Device device) {
   Json rows = Json::array();
   rows.push_back(
       row("fused", time_op(device, o.repeats, {q, k, v}, [&] { return ops::fused_attention(q, k, v); }), flops));
-  if (o.seq <= 1024 && o.batch * o.heads * o.seq * o.seq <= int64_t{1} << 27)  // it holds them all
+  if (o.seq <= 1024)
     rows.push_back(
         row("naive", time_op(device, o.repeats, {q, k, v}, [&] { return ops::naive_attention(q, k, v); }), flops));
   return rows;
@@ -92,34 +94,54 @@ Json projection(const Options& o, core::Device device) {
       {row("dense", time_op(device, o.repeats, {x, w}, [&] { return ops::linear(x, w); }), 2.0 * double(m * d * d))});
 }
 
+// The model, batch and precision of a training step: a config's, or a GPT of the sizes given.
+configs::Config step_config(const Options& o) {
+  if (!o.config.empty()) return configs::load_config(o.config, o.overrides);
+  configs::Config c;
+  c.model.n_layer = o.layers, c.model.n_head = o.heads, c.model.d_model = o.heads * o.head_dim;
+  c.model.vocab_size = o.vocab, c.model.max_seq_len = o.seq, c.model.bias = false;
+  c.train.micro_batch = o.batch, c.data.seq_len = o.seq, c.train.precision = o.dtype;
+  return c;
+}
+
+// Multiply-adds of a training step count 2, backward twice the forward: 6 per parameter and token, and per layer
+// 6 T C for each of the two products of attention, half of which a causal mask hides (Chowdhery et al., arXiv
+// 2204.02311, appendix B).
+double step_flops(const configs::ModelConfig& m, int64_t parameters, int64_t tokens, int64_t seq) {
+  bool causal = m.family != "bert";
+  return double(tokens) * (6.0 * double(parameters) + (causal ? 6.0 : 12.0) * double(m.n_layer * seq * m.d_model));
+}
+
 Json step(const Options& o, core::Device device) {
-  configs::ModelConfig c;
-  c.n_layer = o.layers, c.n_head = o.heads, c.d_model = o.heads * o.head_dim, c.vocab_size = o.vocab,
-  c.max_seq_len = o.seq, c.bias = false;
-  auto model = models::make_model(c);
-  model->initialize(1, device);
-  Optimizer optimizer({}, model->parameters(), false);
+  configs::Config c = step_config(o);
+  int64_t batch = c.train.micro_batch ? c.train.micro_batch : c.train.global_batch, seq = c.data.seq_len;
+  int64_t vocab = c.model.vocab_size ? c.model.vocab_size : 256;
+  c.model.vocab_size = vocab;
+  auto model = models::make_model(c.model);
+  model->initialize(1, device, parameter_dtype(c));
+  Optimizer optimizer(c.optimizer, model->parameters(), c.train.precision == "f16");
+  core::Generator generator(1);
   core::HostRandom r(1, 5);
-  std::vector<int32_t> ids(size_t(o.batch * o.seq));
-  for (int32_t& id : ids) id = int32_t(r.bits() % uint32_t(o.vocab));
-  Tensor input = Tensor::from(ids, {o.batch, o.seq}, device), target = Tensor::from(ids, {o.batch * o.seq}, device);
+  std::vector<int32_t> ids(size_t(batch * seq));
+  for (int32_t& id : ids) id = int32_t(r.bits() % uint32_t(vocab));
+  Tensor input = Tensor::from(ids, {batch, seq}, device), target = Tensor::from(ids, {batch * seq}, device);
   core::reset_peak(device);
   double seconds = median_seconds(device, o.repeats, [&] {
-    models::Pass pass{.training = true, .compute = core::parse_dtype(o.dtype)};
-    Var logits = model->logits(pass, input);
-    logits = ops::view(logits, {o.batch * o.seq, o.vocab});
-    Var loss = ops::cross_entropy(logits, target, {.scale = 1.0 / double(o.batch * o.seq)});
+    models::Pass pass{.training = true,
+                      .compute = core::parse_dtype(c.train.precision),
+                      .random = &generator,
+                      .recompute = c.train.recompute == "block"};
+    Var logits = ops::view(model->logits(pass, input), {batch * seq, vocab});
+    Var loss = ops::cross_entropy(logits, target, {.scale = 1.0 / double(batch * seq)});
     logits = Var();
     loss.backward();
-    optimizer.step(1e-3, 1.0);
+    optimizer.step(1e-4, c.train.grad_clip);
   });
-  double tokens = double(o.batch * o.seq);
-  double flops =
-      tokens * (6.0 * double(model->parameter_count()) + 6.0 * double(o.layers * o.seq * o.heads * o.head_dim));
+  double tokens = double(batch * seq), flops = step_flops(c.model, model->parameter_count(), batch * seq, seq);
   return Json::array({{{"name", "train step"},
                        {"ms", seconds * 1e3},
                        {"tokens_per_s", tokens / seconds},
-                       {"gflops", flops / seconds * 1e-9},
+                       {"tflops", flops / seconds * 1e-12},
                        {"parameters", model->parameter_count()},
                        {"peak_mib", double(core::memory_stats(device).peak) / 1048576}}});
 }
@@ -168,6 +190,8 @@ void add_bench_command(CLI::App& app, int&) {
   count("--layers", o->layers, "Blocks (step)");
   count("--vocab", o->vocab, "Vocabulary (step)");
   count("--repeats", o->repeats, "Timed calls; the median is printed");
+  command->add_option("--config", o->config, "step: model, micro-batch, seq_len and precision of this YAML file");
+  command->add_option("--set", o->overrides, "step: key.path=value over the file");
   command->add_flag("--deterministic", o->deterministic, "Only kernels that give the same bits every time");
   command->add_flag("--own-attention", o->own, "Our own fused attention where cuDNN would be taken");
   command->add_flag("--json", o->json, "The result as JSON on stdout");

@@ -14,15 +14,21 @@ struct ProjectorConfig {
 
 struct MixerConfig {
   std::string type = "fused";
-  int64_t window = 0, sink = 0;
+  int64_t window = 0, sink = 0, k = 16;
+  std::string tile = "auto";
   std::string reference = "naive", candidate = "fused";
   static auto fields() {
     return std::tuple{
-        field("type", &MixerConfig::type, "how values are mixed over time", "naive|fused|window|check"),
-        field("window", &MixerConfig::window, "keys a query sees, counted back from itself (window)", at_least(0)),
+        field("type", &MixerConfig::type, "how values are mixed over time", "naive|fused|window|conv_basis|check"),
+        field("window", &MixerConfig::window,
+              "keys a query sees, counted back from itself (window); those scored exactly (conv_basis)", at_least(0)),
         field("sink", &MixerConfig::sink, "first keys that stay visible (window)", at_least(0)),
-        field("reference", &MixerConfig::reference, "mixer that check compares with", "naive|fused|window"),
-        field("candidate", &MixerConfig::candidate, "mixer that check compares and returns", "naive|fused|window")};
+        field("k", &MixerConfig::k, "segments: a breakpoint every max_seq_len / k positions (conv_basis)", at_least(1)),
+        field("tile", &MixerConfig::tile, "positions of an FFT tile (conv_basis)",
+              "auto|8|16|32|64|128|256|512|1024|2048|4096"),
+        field("reference", &MixerConfig::reference, "mixer that check compares with", "naive|fused|window|conv_basis"),
+        field("candidate", &MixerConfig::candidate, "mixer that check compares and returns",
+              "naive|fused|window|conv_basis")};
   }
 };
 

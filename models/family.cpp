@@ -55,6 +55,9 @@ std::unique_ptr<Mixer> make_mixer(const ModelConfig& c, int layer, bool causal) 
                                  .window = m.window,
                                  .sink = m.sink,
                                  .dropout = c.dropout,
+                                 .k = m.k,
+                                 .max_seq_len = c.max_seq_len,
+                                 .tile = m.tile,
                                  .reference = m.reference,
                                  .candidate = m.candidate});
 }

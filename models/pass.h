@@ -13,6 +13,7 @@ namespace basis::models {
 struct KeyValueCache {
   struct Layer {
     core::Tensor k, v;  // capacity [B, capacity, H_kv, D]
+    core::Tensor q;     // [B, capacity, H, D], where the mixer asks for earlier queries
   };
   std::vector<Layer> layers;
   int64_t length = 0;  // positions held by every layer before this pass

@@ -39,6 +39,7 @@ Var MultiHeadAttention::operator()(const Pass& pass, const Var& x) const {
     auto& kept = pass.cache->layers.at(size_t(layer_));
     k = Var(append(kept.k, k.value(), pass.cache->length));  // [B,S,Hkv,D]
     v = Var(append(kept.v, v.value(), pass.cache->length));
+    if (mixer_->needs_earlier_queries()) q = Var(append(kept.q, q.value(), pass.cache->length));  // [B,S,H,D]
   }
   Var mixed = mixer_->mix(pass, q, k, v);  // [B,T,H,D]
   return projector_->out(pass, mixed);     // [B,T,C]

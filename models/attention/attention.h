@@ -27,6 +27,8 @@ struct Projector : Module {
 struct Mixer {
   virtual ~Mixer() = default;
   virtual Var mix(const Pass& pass, const Var& q, const Var& k, const Var& v) const = 0;  // -> [B,T,H,D]
+  // With a cache: whether q arrives with the earlier positions' queries too, [B,S,H,D]; the result is [B,T,H,D] still.
+  virtual bool needs_earlier_queries() const { return false; }
 };
 
 struct ProjectorOptions {
@@ -37,13 +39,15 @@ struct ProjectorOptions {
 std::unique_ptr<Projector> make_dense_projector(const ProjectorOptions& options);
 
 struct MixerOptions {
-  std::string type = "fused";  // naive | fused | window | check
+  std::string type = "fused";  // naive | fused | window | conv_basis | check
   bool causal = true;
   int64_t window = 0, sink = 0;
   double dropout = 0;
+  int64_t k = 16, max_seq_len = 0;  // conv_basis: a breakpoint every ceil(max_seq_len / k) positions
+  std::string tile = "auto";        // conv_basis: positions of an FFT tile
   std::string reference = "naive", candidate = "fused";  // of `check`
 };
-// Throws core::Error (usage) for an unknown type or a window without a width.
+// Throws core::Error (usage) for an unknown type, a window without a width, or what conv_basis cannot honour.
 std::unique_ptr<Mixer> make_mixer(const MixerOptions& options);
 
 class MultiHeadAttention : public Module {

@@ -1,7 +1,10 @@
+#include <fmt/format.h>
+
 #include <cmath>
 
 #include "core/log.h"
 #include "models/attention/attention.h"
+#include "ops/conv_basis/conv_basis.h"
 #include "ops/fused_attention/fused_attention.h"
 #include "ops/naive_attention/naive_attention.h"
 
@@ -41,6 +44,41 @@ struct FusedMixer : Mixer {
   MixerOptions options;
 };
 
+[[noreturn]] void refuse(const std::string& where, const std::string& expected, const std::string& got,
+                         const std::string& remedy = "") {
+  throw core::Error({.where = "attention.mixer." + where,
+                     .expected = expected,
+                     .got = got,
+                     .remedy = remedy,
+                     .code = core::ExitCode::usage});
+}
+
+// Piecewise Toeplitz logits through FFTs (arXiv 2405.05219). Breakpoints depend on max_seq_len and not on the sequence,
+// so that a prefix is mixed alike in training and in generation.
+struct ConvBasisMixer : Mixer {
+  explicit ConvBasisMixer(const MixerOptions& o) {
+    if (o.k < 1 || (o.max_seq_len > 0 && o.k > o.max_seq_len))
+      refuse("k", fmt::format("1 to model.max_seq_len = {}", o.max_seq_len), std::to_string(o.k));
+    if (o.dropout > 0)
+      refuse("type", "no dropout on attention probabilities with conv_basis, which has no such matrix",
+             fmt::format("dropout {}", o.dropout), "set model.dropout: 0");
+    if (o.sink > 0) refuse("sink", "0 with conv_basis", std::to_string(o.sink), "use type: window for attention sinks");
+    options.k = o.k;
+    options.segment = o.max_seq_len > 0 ? (o.max_seq_len + o.k - 1) / o.k : 0;
+    options.causal = o.causal;
+    options.window = o.window;
+    options.tile = o.tile == "auto" ? 0 : std::stoll(o.tile);
+  }
+  Var mix(const Pass& pass, const Var& q, const Var& k, const Var& v) const override {
+    ops::ConvBasisOptions here = options;
+    here.key_lengths = pass.key_lengths;
+    if (pass.cache && pass.cache->length > 0) here.rows = q.size(1) - pass.cache->length;
+    return ops::conv_basis_attention(q, k, v, here);
+  }
+  bool needs_earlier_queries() const override { return true; }
+  ops::ConvBasisOptions options;
+};
+
 // Runs a reference beside a candidate, logs their relative difference, returns the candidate's result.
 struct CheckMixer : Mixer {
   CheckMixer(std::unique_ptr<Mixer> r, std::unique_ptr<Mixer> c) : reference(std::move(r)), candidate(std::move(c)) {}
@@ -50,10 +88,10 @@ struct CheckMixer : Mixer {
     std::vector<double> expected;
     {
       autograd::NoGrad no_grad;
-      expected = reference->mix(pass, q, k, v).value().to_vector<double>();
+      expected = reference->mix(pass, queries_for(*reference, pass, q), k, v).value().to_vector<double>();
     }
     if (pass.random) pass.random->set_consumer(consumer);  // both draw the same dropout mask
-    Var got = candidate->mix(pass, q, k, v);
+    Var got = candidate->mix(pass, queries_for(*candidate, pass, q), k, v);
     auto values = got.value().to_vector<double>();
     double difference = 0, norm = 0;
     for (size_t i = 0; i < values.size(); ++i) {
@@ -64,6 +102,14 @@ struct CheckMixer : Mixer {
     return got;
   }
 
+  bool needs_earlier_queries() const override {
+    return reference->needs_earlier_queries() || candidate->needs_earlier_queries();
+  }
+  Var queries_for(const Mixer& m, const Pass& pass, const Var& q) const {
+    if (!pass.cache || m.needs_earlier_queries() || !needs_earlier_queries()) return q;
+    return Var(q.value().slice(1, pass.cache->length, q.size(1)));
+  }
+
   std::unique_ptr<Mixer> reference, candidate;
 };
 
@@ -72,23 +118,17 @@ struct CheckMixer : Mixer {
 std::unique_ptr<Mixer> make_mixer(const MixerOptions& o) {
   if (o.type == "naive") return std::make_unique<NaiveMixer>(o);
   if (o.type == "fused" || o.type == "window") {
-    if (o.type == "window" && o.window < 1)
-      throw core::Error({.where = "attention.mixer.window",
-                         .expected = "a width of at least 1",
-                         .got = std::to_string(o.window),
-                         .code = core::ExitCode::usage});
+    if (o.type == "window" && o.window < 1) refuse("window", "a width of at least 1", std::to_string(o.window));
     return std::make_unique<FusedMixer>(o);
   }
+  if (o.type == "conv_basis") return std::make_unique<ConvBasisMixer>(o);
   if (o.type == "check" && o.reference != "check" && o.candidate != "check") {
     MixerOptions reference = o, candidate = o;
     reference.type = o.reference;
     candidate.type = o.candidate;
     return std::make_unique<CheckMixer>(make_mixer(reference), make_mixer(candidate));
   }
-  throw core::Error({.where = "attention.mixer.type",
-                     .expected = "naive, fused, window or check",
-                     .got = o.type,
-                     .code = core::ExitCode::usage});
+  refuse("type", "naive, fused, window, conv_basis or check", o.type);
 }
 
 }  // namespace basis::models

@@ -1,6 +1,7 @@
 // Each fused op beside the composite of plain ops that it must equal, for the generated checks.
 #include "autograd/registry.h"
 #include "ops/common/attention.h"
+#include "ops/conv_basis/conv_basis.h"
 #include "ops/layer_norm/layer_norm.h"
 #include "ops/naive_attention/naive_attention.h"
 #include "ops/pointwise/pointwise.h"
@@ -17,6 +18,11 @@ constexpr double kEps = 1e-5;  // the norms' samples use the default
         "fused_attention",
         [](const void* attrs, const Vars& in) {
           return Vars{naive_attention(in[0], in[1], in[2], *static_cast<const AttentionOptions*>(attrs))};
+        }) &&
+    autograd::set_reference(
+        "conv_basis_attention",
+        [](const void* attrs, const Vars& in) {
+          return Vars{conv_basis_naive(in[0], in[1], in[2], *static_cast<const ConvBasisOptions*>(attrs))};
         }) &&
     autograd::set_reference("swiglu", [](const void*, const Vars& in) { return Vars{mul(silu(in[0]), in[1])}; }) &&
     autograd::set_reference("add_layer_norm",

@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "trainers/hdf5_internal.h"
+#include "trainers/hdf5_seal.h"
 
 namespace basis::trainers {
 namespace hdf5 {
@@ -127,6 +128,7 @@ Hdf5File Hdf5File::open(const std::filesystem::path& path) {
                        .remedy = "not HDF5, or its writing was cut short",
                        .code = core::ExitCode::bad_file});
   }
+  check_seal(path);
   hid_t id = H5Fopen(path.c_str(), H5F_ACC_RDONLY, access.get());
   if (id < 0)
     throw core::Error({.where = path.string(),
@@ -144,11 +146,15 @@ Hdf5File Hdf5File::create(const std::filesystem::path& path) {
 }
 
 Hdf5File::Hdf5File(Hdf5File&& other) noexcept
-    : path_(std::move(other.path_)), id_(std::exchange(other.id_, -1)), writing_(other.writing_), size_(other.size_) {}
+    : path_(std::move(other.path_)),
+      id_(std::exchange(other.id_, -1)),
+      writing_(other.writing_),
+      size_(other.size_),
+      written_(std::move(other.written_)) {}
 
 Hdf5File& Hdf5File::operator=(Hdf5File&& other) noexcept {
   std::swap(path_, other.path_), std::swap(id_, other.id_);
-  std::swap(writing_, other.writing_), std::swap(size_, other.size_);
+  std::swap(writing_, other.writing_), std::swap(size_, other.size_), std::swap(written_, other.written_);
   return *this;
 }
 
@@ -160,7 +166,10 @@ void Hdf5File::close() {
   if (id_ < 0) return;
   Caller call{path_, "", code_of(writing_)};
   if (writing_ && H5Fflush(id_, H5F_SCOPE_LOCAL) < 0) call.fail("write the file");
+  std::vector<FileRange> elements;
+  for (const std::string& name : written_) elements.push_back(stored_range(name));
   call.check(H5Fclose(std::exchange(id_, -1)), "close the file");
+  if (writing_) seal_file(path_, std::move(elements));
 }
 
 bool Hdf5File::exists(std::string_view object) const {

@@ -5,6 +5,8 @@
 // Read: hostile input. Type, rank, sizes and overflow are checked against the file before anything is allocated; links
 // out of the file, external and virtual storage and filters are refused.
 //
+// close() seals a written file (hdf5_seal.h), and open() reads only sealed ones.
+//
 // Every failure is a core::Error: ExitCode::bad_file while reading, ExitCode::runtime while writing (a full disk).
 // The HDF5 library is not thread-safe: all files of a process are used from one thread at a time.
 #pragma once
@@ -17,6 +19,7 @@
 #include <vector>
 
 #include "core/dtype.h"
+#include "trainers/hdf5_seal.h"
 
 namespace basis::trainers {
 
@@ -112,13 +115,15 @@ class Hdf5File {
   Hdf5File(std::filesystem::path path, int64_t id, bool writing, int64_t size)
       : path_(std::move(path)), id_(id), writing_(writing), size_(size) {}
   void check_count(std::string_view dataset, std::span<const int64_t> shape, int64_t count) const;
+  FileRange stored_range(const std::string& dataset) const;
   void check_type(std::string_view dataset, Element stored, Element wanted) const;
   void transfer(std::string_view dataset, Element type, int64_t first, int64_t count, const void* from, void* to) const;
 
   std::filesystem::path path_;
   int64_t id_ = -1;  // hid_t
   bool writing_ = false;
-  int64_t size_ = 0;  // bytes of the file when opened for reading
+  int64_t size_ = 0;                  // bytes of the file when opened for reading
+  std::vector<std::string> written_;  // datasets created
 };
 
 }  // namespace basis::trainers

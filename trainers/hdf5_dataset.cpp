@@ -120,6 +120,13 @@ void Hdf5File::create_dataset(std::string_view dataset, Element type, std::span<
   call.own(H5Dcreate2(id_, name.c_str(), file_type(type), space.get(), H5P_DEFAULT, properties.get(), H5P_DEFAULT),
            H5Dclose, "create the dataset");
   if (type == Element::bf16 || type == Element::f16) set(dataset, "dtype", name_of(type));
+  written_.push_back(std::move(name));
+}
+
+FileRange Hdf5File::stored_range(const std::string& dataset) const {
+  Handle id = open_dataset(id_, {path_, dataset, code_of(writing_)}, dataset);
+  haddr_t offset = H5Dget_offset(id.get());
+  return offset == HADDR_UNDEF ? FileRange{0, 0} : FileRange{offset, H5Dget_storage_size(id.get())};
 }
 
 void Hdf5File::write(std::string_view dataset, Element type, std::span<const int64_t> shape, const void* data) {

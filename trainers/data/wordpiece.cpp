@@ -1,134 +1,181 @@
 #include "trainers/data/wordpiece.h"
 
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
 #include <unordered_map>
 
 #include "trainers/data/bpe_json.h"
+#include "trainers/data/files.h"
 #include "trainers/data/utf8.h"
 
 namespace basis::trainers {
 namespace {
 
-constexpr size_t kLongestWord = 100;  // characters; longer words become [UNK], as in BERT
+constexpr size_t kMaxWord = 100;  // characters; longer words are [UNK], as in BERT
 
-// U+00C0 to U+00FF without accents, lower-cased; '.' stands for itself.
-constexpr std::string_view kLatin1 = "aaaaaa.ceeeeiiii.nooooo..uuuuy..aaaaaa.ceeeeiiii.nooooo..uuuuy.y";
-
-char32_t lower(char32_t c) {
-  if (c >= 'A' && c <= 'Z') return c + 32;
-  if (c >= 0xc0 && c <= 0xff) {
-    char base = kLatin1[c - 0xc0];
-    if (base != '.') return char32_t(base);
-    return c <= 0xde && c != 0xd7 ? c + 32 : c;
-  }
-  if ((c >= 0x391 && c <= 0x3a9) || (c >= 0x410 && c <= 0x42f)) return c + 32;
-  if (c >= 0x400 && c <= 0x40f) return c + 80;
-  return c;
-}
+bool between(char32_t c, char32_t first, char32_t last) { return c >= first && c <= last; }
 
 bool is_space(char32_t c) {
-  return c == ' ' || c == '\t' || c == '\n' || c == '\r' || c == 0xa0 || c == 0x3000 || (c >= 0x2000 && c <= 0x200a);
+  return c == ' ' || c == '\t' || c == '\n' || c == '\r' || c == 0xa0 || c == 0x1680 || between(c, 0x2000, 0x200a) ||
+         c == 0x2028 || c == 0x2029 || c == 0x202f || c == 0x205f || c == 0x3000;
 }
-bool is_control(char32_t c) { return c < 32 || c == 0x7f || c == 0xfffd || (c >= 0x80 && c < 0xa0); }
-// Punctuation and ideographs are words of their own.
-bool stands_alone(char32_t c) {
-  return (c >= 33 && c <= 47) || (c >= 58 && c <= 64) || (c >= 91 && c <= 96) || (c >= 123 && c <= 126) ||
-         (c >= 0x2010 && c <= 0x2027) || (c >= 0x3001 && c <= 0x3003) || (c >= 0x4e00 && c <= 0x9fff) ||
-         (c >= 0x3400 && c <= 0x4dbf);
+
+bool is_dropped(char32_t c) {
+  return c == 0 || c == 0xfffd || c == kInvalid || c < 32 || between(c, 0x7f, 0x9f) || c == 0xad ||
+         between(c, 0x200b, 0x200f) || between(c, 0x202a, 0x202e) || between(c, 0x2060, 0x2064) || c == 0xfeff;
+}
+
+bool is_punctuation(char32_t c) {
+  if (c < 128) return between(c, 33, 47) || between(c, 58, 64) || between(c, 91, 96) || between(c, 123, 126);
+  return c == 0xa1 || c == 0xa7 || c == 0xab || c == 0xb6 || c == 0xb7 || c == 0xbb || c == 0xbf ||
+         between(c, 0x2010, 0x2027) || between(c, 0x2030, 0x2043) || between(c, 0x2045, 0x2051) ||
+         between(c, 0x3001, 0x3003) || between(c, 0x3008, 0x3011) || between(c, 0x3014, 0x301f);
+}
+
+bool is_ideograph(char32_t c) {
+  return between(c, 0x4e00, 0x9fff) || between(c, 0x3400, 0x4dbf) || between(c, 0x20000, 0x2a6df) ||
+         between(c, 0x2a700, 0x2b81f) || between(c, 0x2b820, 0x2ceaf) || between(c, 0xf900, 0xfaff) ||
+         between(c, 0x2f800, 0x2fa1f);
+}
+
+// Lower case without accents. Base letters of U+00C0..U+017F; '.' keeps the letter.
+char32_t fold(char32_t c) {
+  static constexpr std::string_view base =
+      "aaaaaa.ceeeeiiii.nooooo..uuuuy..aaaaaa.ceeeeiiii.nooooo..uuuuy.yaaaaaaccccccccdd..eeeeeeeeeegggggggghh.."
+      "iiiiiiiii...jjkk.llllll....nnnnnn...oooooo..rrrrrrsssssssstttt..uuuuuuuuuuuuwwyyyzzzzzz.";
+  static_assert(base.size() == 192);
+  if (c < 128) return between(c, 'A', 'Z') ? c + 32 : c;
+  if (between(c, 0xc0, 0x17f)) {
+    if (base[c - 0xc0] != '.') return char32_t(base[c - 0xc0]);
+    if (between(c, 0xc0, 0xde) && c != 0xd7) return c + 32;
+    if (c == 0x13f || c == 0x141) return c + 1;
+    bool upper_even = c == 0x110 || c == 0x126 || c == 0x132 || c == 0x14a || c == 0x152 || c == 0x166;
+    return upper_even ? c + 1 : c;
+  }
+  if (between(c, 0x391, 0x3a9)) return c + 32;  // Greek
+  if (between(c, 0x410, 0x42f)) c += 32;        // Cyrillic
+  if (between(c, 0x400, 0x40f)) c += 80;
+  if (c == 0x439) return 0x438;
+  if (c == 0x451) return 0x435;
+  return c;
 }
 
 class WordPiece : public Tokenizer {
  public:
-  WordPiece(std::string_view vocab, bool lower_case, const std::string& name)
-      : source_(vocab), lower_case_(lower_case) {
-    while (!vocab.empty()) {
-      size_t end = std::min(vocab.find('\n'), vocab.size());
-      std::string token(vocab.substr(0, end));
+  WordPiece(std::string_view vocab, bool lower_case, const std::string& name) : vocab_(vocab), lower_(lower_case) {
+    for (size_t at = 0; at < vocab.size();) {
+      size_t end = std::min(vocab.find('\n', at), vocab.size());
+      std::string token(vocab.substr(at, end - at));
       if (token.ends_with('\r')) token.pop_back();
-      ids_.emplace(token, uint32_t(tokens_.size()));
+      for (size_t i = 0; i < token.size();) {
+        CodePoint c = code_point(token, i);
+        if (c.value == kInvalid)
+          throw bad_file(name, "UTF-8", fmt::format("other bytes in line {}", tokens_.size() + 1));
+        i += size_t(c.length);
+      }
+      if (!ids_.emplace(token, uint32_t(tokens_.size())).second)
+        throw bad_file(name, "distinct tokens", fmt::format("\"{}\" again in line {}", token, tokens_.size() + 1));
       tokens_.push_back(std::move(token));
-      vocab.remove_prefix(std::min(end + 1, vocab.size()));
+      at = end + 1;
     }
-    auto unknown = special("[UNK]");
-    if (!unknown) throw bad_file(name, "a vocabulary with [UNK]", "none");
-    unknown_ = *unknown;
+    auto unknown = ids_.find("[UNK]");
+    if (unknown == ids_.end()) throw bad_file(name, "the token [UNK] in the vocabulary", "none");
+    unknown_ = unknown->second;
   }
-
   std::string_view type() const override { return "wordpiece"; }
   int64_t vocab_size() const override { return int64_t(tokens_.size()); }
   std::optional<uint32_t> special(std::string_view token) const override {
-    auto it = ids_.find(std::string(token));
+    auto it = token.starts_with('[') ? ids_.find(std::string(token)) : ids_.end();
     return it == ids_.end() ? std::nullopt : std::optional(it->second);
+  }
+  std::string serialise() const override {
+    nlohmann::json j = tokenizer_json("wordpiece");
+    j["vocab"] = vocab_;
+    j["lower_case"] = lower_;
+    return j.dump();
   }
 
   std::vector<uint32_t> encode(std::string_view text) const override {
     std::vector<uint32_t> ids;
     std::string word;
+    std::vector<size_t> starts;  // of the word's characters
     auto flush = [&] {
-      if (!word.empty()) append_word(word, ids);
-      word.clear();
+      if (!word.empty()) encode_word(word, starts, ids);
+      word.clear(), starts.clear();
     };
     for (size_t at = 0; at < text.size();) {
-      auto [c, length] = code_point(text, at);
-      at += size_t(length);
-      if (c == kInvalid) continue;
-      if (is_space(c))
+      if (size_t length = special_length(text.substr(at)); length > 0) {
         flush();
-      else if (is_control(c))
+        ids.push_back(ids_.at(std::string(text.substr(at, length))));
+        at += length;
         continue;
-      else if (stands_alone(c)) {
+      }
+      CodePoint c = code_point(text, at);
+      at += size_t(c.length);
+      if (is_space(c.value)) {
         flush();
-        append_utf8(word, c);
-        flush();
-      } else {
-        append_utf8(word, lower_case_ ? lower(c) : c);
+      } else if (!is_dropped(c.value)) {
+        if (lower_ && between(c.value, 0x300, 0x36f)) continue;  // combining accents
+        char32_t value = lower_ ? fold(c.value) : c.value;
+        bool alone = is_punctuation(value) || is_ideograph(value);
+        if (alone) flush();
+        starts.push_back(word.size());
+        append_utf8(word, value);
+        if (alone) flush();
       }
     }
     flush();
     return ids;
   }
 
+  // Words with single spaces between: the text up to case, accents and spacing.
   std::string decode(std::span<const uint32_t> ids) const override {
     check_ids(ids);
     std::string text;
     for (uint32_t id : ids) {
       const std::string& token = tokens_[id];
-      if (token.starts_with("##"))
+      if (token.starts_with("##")) {
         text += token.substr(2);
-      else
-        text += (text.empty() ? "" : " ") + token;
+        continue;
+      }
+      if (!text.empty()) text += ' ';
+      text += token;
     }
     return text;
   }
 
-  std::string serialise() const override {
-    nlohmann::json j = tokenizer_json("wordpiece");
-    j["vocab"] = source_;
-    j["lower_case"] = lower_case_;
-    return j.dump();
-  }
-
  private:
-  // Greedy: the longest piece from the left, continuations marked with ##.
-  void append_word(const std::string& word, std::vector<uint32_t>& ids) const {
-    std::vector<uint32_t> pieces;
-    for (size_t begin = 0; begin < word.size() && word.size() <= 4 * kLongestWord;) {
-      size_t end = word.size();
-      auto found = ids_.end();
-      for (; end > begin && found == ids_.end(); --end)
-        found = ids_.find((begin ? "##" : "") + word.substr(begin, end - begin));
-      if (found == ids_.end()) {
-        pieces.clear();
-        break;
-      }
-      pieces.push_back(found->second);
-      begin = end + 1;  // the loop stepped once past the match
-    }
-    if (pieces.empty()) pieces.push_back(unknown_);
-    ids.insert(ids.end(), pieces.begin(), pieces.end());
+  size_t special_length(std::string_view text) const {
+    if (text[0] != '[') return 0;
+    for (std::string_view s : {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"})
+      if (text.starts_with(s) && ids_.contains(std::string(s))) return s.size();
+    return 0;
   }
 
-  std::string source_;
-  bool lower_case_;
+  void encode_word(const std::string& word, const std::vector<size_t>& starts, std::vector<uint32_t>& ids) const {
+    size_t before = ids.size(), characters = starts.size();
+    auto unknown = [&] {
+      ids.resize(before);
+      ids.push_back(unknown_);
+    };
+    if (characters > kMaxWord) return unknown();
+    for (size_t begin = 0; begin < characters;) {
+      size_t end = characters;
+      auto found = ids_.end();
+      for (; end > begin; --end) {
+        size_t stop = end == characters ? word.size() : starts[end];
+        std::string piece = (begin > 0 ? "##" : "") + word.substr(starts[begin], stop - starts[begin]);
+        if (found = ids_.find(piece); found != ids_.end()) break;
+      }
+      if (found == ids_.end()) return unknown();
+      ids.push_back(found->second);
+      begin = end;
+    }
+  }
+
+  std::string vocab_;
+  bool lower_;
   std::vector<std::string> tokens_;
   std::unordered_map<std::string, uint32_t> ids_;
   uint32_t unknown_ = 0;

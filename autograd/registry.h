@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <type_traits>
 
@@ -59,8 +60,12 @@ Case erase(const S& sample) {
   Case c{.name = sample.name, .inputs = sample.inputs};
   if constexpr (requires { sample.factor; }) c.factor = sample.factor, c.reduction_length = sample.reduction_length;
   if constexpr (requires { sample.by_value; }) c.cpu_only = sample.by_value;
-  c.run = [attrs = sample.attrs](const std::vector<Var>& in, Device device) {
-    return apply_all<Op>(attrs_on(attrs, device), in);
+  // Moved to a device once: a second run there copies nothing from the host, so that it can be recorded as a graph.
+  using Moved = std::pair<Device, typename Op::Attrs>;
+  c.run = [attrs = sample.attrs, moved = std::make_shared<std::optional<Moved>>()](const std::vector<Var>& in,
+                                                                                   Device device) {
+    if (!*moved || !((*moved)->first == device)) moved->emplace(device, attrs_on(attrs, device));
+    return apply_all<Op>((*moved)->second, in);
   };
   if (const Reference* f = find_reference(Op::name))
     c.reference = [f, attrs = sample.attrs](const std::vector<Var>& in, Device device) {

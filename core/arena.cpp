@@ -16,9 +16,19 @@ namespace {
 constexpr size_t kGuard = 64;  // bytes on either side in checking mode; keeps the alignment
 constexpr unsigned char kGuardByte = 0xA5;
 
+using FreeBlocks = std::map<size_t, std::vector<void*>>;  // by capacity
+
 struct Pool {
-  std::map<size_t, std::vector<void*>> free;  // capacity -> blocks
+  FreeBlocks free;
   MemoryStats stats;
+  std::map<int, FreeBlocks> apart;  // of the pools that begin_pool opened
+  int open = 0, last = 0;           // 0: none
+
+  // Where blocks of `id` wait when free: the arena's own list once the pool is released.
+  FreeBlocks& list(int id) {
+    auto it = apart.find(id);
+    return it == apart.end() ? free : it->second;
+  }
 };
 
 std::mutex mutex;
@@ -62,17 +72,24 @@ void drop_cache(Device device, Pool& p) {
   p.free.clear();
 }
 
+void* pop(FreeBlocks& free, size_t capacity) {
+  auto it = free.find(capacity);
+  if (it == free.end() || it->second.empty()) return nullptr;
+  void* block = it->second.back();
+  it->second.pop_back();
+  return block;
+}
+
 void* take(Device device, Pool& p, size_t capacity) {
-  if (auto it = p.free.find(capacity); it != p.free.end() && !it->second.empty()) {
-    void* block = it->second.back();
-    it->second.pop_back();
-    return block;
-  }
+  if (p.open)
+    if (void* block = pop(p.list(p.open), capacity)) return block;
+  if (void* block = pop(p.free, capacity)) return block;
   ++p.stats.device_calls;
   void* block;
   try {
     block = backend(device.type).allocate(device.index, capacity);
   } catch (const Error&) {
+    if (p.open) throw;  // emptying the cache waits for the device, which a recording forbids
     drop_cache(device, p);
     block = backend(device.type).allocate(device.index, capacity);
   }
@@ -94,6 +111,7 @@ std::shared_ptr<Storage> allocate(Device device, size_t bytes) {
   storage->device = device;
   storage->data = guarded ? block + kGuard : block;
   storage->guarded = guarded;
+  storage->pool = p.open;
   ++p.stats.requests;
   p.stats.in_use += capacity;
   p.stats.peak = std::max(p.stats.peak, p.stats.in_use);
@@ -110,14 +128,14 @@ std::shared_ptr<Storage> allocate(Device device, size_t bytes) {
 Storage::~Storage() {
   if (!data) return;
   std::lock_guard lock(mutex);
-  Pool& p = pool(device);
+  Pool& p = core::pool(device);
   p.stats.in_use -= capacity;
   auto* block = static_cast<unsigned char*>(data);
   if (guarded) {
     if (guarded_blocks().erase(this) && !guard_intact(*this)) ++damaged_count;
     block -= kGuard;
   }
-  p.free[capacity].push_back(block);
+  p.list(pool)[capacity].push_back(block);
 }
 
 MemoryStats memory_stats(Device device) {
@@ -134,6 +152,30 @@ void reset_peak(Device device) {
 void empty_cache(Device device) {
   std::lock_guard lock(mutex);
   drop_cache(device, pool(device));
+}
+
+int begin_pool(Device device) {
+  std::lock_guard lock(mutex);
+  Pool& p = pool(device);
+  if (p.open) throw Error({.where = "arena", .expected = "no open pool", .got = "one"});
+  p.open = ++p.last;
+  p.apart[p.open];
+  return p.open;
+}
+
+void end_pool(Device device) {
+  std::lock_guard lock(mutex);
+  pool(device).open = 0;
+}
+
+void release_pool(Device device, int id) {
+  std::lock_guard lock(mutex);
+  Pool& p = pool(device);
+  auto it = p.apart.find(id);
+  if (it == p.apart.end()) return;
+  for (auto& [capacity, blocks] : it->second)
+    p.free[capacity].insert(p.free[capacity].end(), blocks.begin(), blocks.end());
+  p.apart.erase(it);
 }
 
 CheckedMemory::CheckedMemory() {

@@ -17,6 +17,7 @@ struct Storage {
   size_t capacity = 0;  // taken from the device, guards included
   Device device;
   bool guarded = false;
+  int pool = 0;  // where the block goes when it is freed
   Storage() = default;
   Storage(const Storage&) = delete;
   ~Storage();
@@ -35,6 +36,13 @@ std::shared_ptr<Storage> allocate(Device device, size_t bytes);
 MemoryStats memory_stats(Device device);
 void reset_peak(Device device);
 void empty_cache(Device device);
+
+// Blocks apart from the others, for work recorded as a graph, whose replays touch the addresses it was recorded with.
+// Between begin_pool and end_pool allocations on the device belong to the pool, and freed ones wait in it for the next
+// allocation there; release_pool hands everything back to the arena. One pool at a time is open on a device.
+int begin_pool(Device device);
+void end_pool(Device device);
+void release_pool(Device device, int pool);
 
 // Checking mode, for gradcheck: every new block is filled with 0xFF bytes (NaN in each float type) and lies between
 // guard bytes. Affects blocks allocated while it is on.

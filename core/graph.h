@@ -1,9 +1,8 @@
 // A step of device work recorded once and replayed as one CUDA graph. Only where CUDA is built in.
 //
-// Memory: a block that the recorded work touches must keep its address for as long as the graph is replayed. Run the
-// step once before capturing, so that the arena serves the capture from its cache; keep inputs and outputs in tensors
-// that outlive the graph; call neither empty_cache nor other work on the device between replays whose tensors could
-// take the recorded blocks, unless those blocks need not survive a replay (then stream order keeps both right).
+// Memory: what the recorded work allocates comes from a pool that the graph keeps until it is destroyed (core/arena.h),
+// so other tensors never share those addresses. Tensors made before the recording must outlive the graph. Results are
+// read after a replay and before the next one.
 #pragma once
 
 #include "core/device.h"
@@ -23,7 +22,7 @@ class Graph {
 
  private:
   friend class CaptureGuard;
-  int index_ = 0;
+  int index_ = 0, pool_ = 0;
   void* executable_ = nullptr;  // cudaGraphExec_t
 };
 
@@ -38,7 +37,8 @@ class CaptureGuard {
   Graph finish();
 
  private:
-  int index_;
+  void discard_pool();
+  int index_, pool_;
   void* stream_;
   bool open_ = true;
 };

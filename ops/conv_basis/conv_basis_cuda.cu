@@ -1,0 +1,213 @@
+// Conv-basis attention on CUDA, a chunk of heads at a time; see conv_basis_cpu.cpp for the equations.
+#include <bit>
+#include <cmath>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <numbers>
+
+#include "core/basic/basic.h"
+#include "ops/conv_basis/conv_basis_cuda.cuh"
+
+namespace basis::ops {
+namespace {
+
+using namespace core;
+using namespace conv_cuda;
+
+constexpr int64_t kScratch = int64_t{3} << 30;  // bytes that a chunk of heads may take, one head at least
+constexpr int64_t kLargestTile = 2048;          // 2L points x 4 columns fill a multiprocessor's shared memory
+
+const float2* twiddles(int64_t n, Device device) {
+  static std::mutex mutex;
+  static auto* tables = new std::map<std::pair<int, int64_t>, Tensor>;  // leaked: the driver may be gone at exit
+  std::lock_guard lock(mutex);
+  Tensor& table = (*tables)[{device.index, n}];
+  if (!table) {
+    std::vector<float> w;
+    for (int64_t j = 0; j < n; ++j) {
+      double angle = -2 * std::numbers::pi * double(j) / double(n);
+      w.push_back(float(std::cos(angle))), w.push_back(float(std::sin(angle)));
+    }
+    table = Tensor::from(w, {2 * n}, device);
+  }
+  return reinterpret_cast<const float2*>(table.data<float>());
+}
+
+// 64 tiles, between 64 and 2048 positions each; no longer than a segment.
+int64_t tile_on_cuda(const ConvBasisOptions& o, int64_t T, int64_t segments) {
+  if (o.tile > 0) return std::min(o.tile, kLargestTile);
+  int64_t tile = std::clamp(int64_t(std::bit_ceil(uint64_t(ceil_div(T, 64)))), int64_t{64}, kLargestTile);
+  return std::max<int64_t>(8, std::min(tile, int64_t(std::bit_floor(uint64_t(std::max<int64_t>(1, T / segments))))));
+}
+
+// Everything a chunk's forward and backward share.
+struct Chunk {
+  Geometry g{};
+  Device device;
+  Tensor starts, cells_to, cell, shift, bound;
+  std::vector<Tensor> kept;
+  Triangle lower{}, upper{};
+
+  float* floats(int64_t n) { return kept.emplace_back(Tensor::empty({n}, DType::f32, device)).data<float>(); }
+  float* zeros(int64_t n) { return kept.emplace_back(Tensor::zeros({n}, DType::f32, device)).data<float>(); }
+  float2* spectra(int64_t blocks) {
+    return reinterpret_cast<float2*>(floats(2 * int64_t(g.units) * (int64_t{1} << g.log) * blocks * g.columns));
+  }
+  int64_t cell_blocks() const { return g.aligned ? g.tiles : g.cells; }
+  const Triangle* other() const { return g.causal ? nullptr : &upper; }
+  int64_t score_count() const { return int64_t(g.units) * g.segments * g.T; }
+};
+
+Geometry geometry_of(const ConvBasisShape& n, const ConvBasisOptions& o, Device device) {
+  Geometry g{};
+  int64_t L = tile_on_cuda(o, n.T, n.segments);
+  g.T = int(n.T), g.H = int(n.H), g.Hkv = int(n.Hkv), g.D = int(n.D), g.Dv = int(n.Dv);
+  g.L = int(L), g.log = std::countr_zero(uint64_t(2 * L)), g.tiles = int(ceil_div(n.T, L));
+  g.segments = int(n.segments), g.cells = g.tiles + g.segments - 1;
+  g.columns = int(ceil_div((n.Dv + 1) / 2 + 1, kColumns)) * kColumns;
+  g.window = int(std::min(o.window, n.T)), g.causal = o.causal;
+  g.aligned = !o.breakpoints && uniform_segment(o, n.T) % L == 0;
+  g.scale = float(n.scale);
+  g.key_lengths = o.key_lengths ? o.key_lengths.data<int32_t>() : nullptr;
+  g.twiddles = twiddles(2 * L, device);
+  return g;
+}
+
+// Calls f(chunk) for chunks of whole groups of heads, with the partition in place.
+template <class F>
+void for_chunks(const ConvBasisShape& n, const ConvBasisOptions& o, Device device, F&& f) {
+  Geometry g = geometry_of(n, o, device);
+  int64_t spectra = 16 * g.L * int64_t(g.aligned ? g.tiles : g.cells) * g.columns * (g.causal ? 2 : 4);
+  int64_t rows = 4 * int64_t(g.T) * (4 * g.columns + 2 * g.D);
+  int64_t factors = 4 * int64_t(g.segments) * g.T * 12 * (g.causal ? 1 : 2), group = n.H / n.Hkv, total = n.B * n.H;
+  int64_t units = std::max<int64_t>(1, kScratch / (spectra + rows + factors) / group) * group;
+  for (int64_t first = 0; first < total; first += units) {
+    Chunk c;
+    c.g = g, c.device = device;
+    c.g.first = int(first), c.g.units = int(std::min(units, total - first));
+    c.starts = Tensor::empty({c.g.units, g.segments}, DType::i32, device);
+    c.cells_to = Tensor::empty({c.g.units, g.tiles + 1}, DType::i32, device);
+    c.cell = Tensor::empty({c.g.units, g.cells, 4}, DType::i32, device);
+    int* starts = c.starts.data<int32_t>();
+    auto* cells = reinterpret_cast<Cell*>(c.cell.data<int32_t>());
+    build_partition(c.g, o.breakpoints ? o.breakpoints.data<int32_t>() : nullptr, g.segments,
+                    int(std::min<int64_t>(uniform_segment(o, n.T), n.T)), starts, c.cells_to.data<int32_t>(), cells,
+                    device);
+    c.g.starts = starts, c.g.cells_to = c.cells_to.data<int32_t>(), c.g.cell = cells;
+    f(c);
+  }
+}
+
+template <class T>
+void make_factors(Chunk& c, const T* q, const T* k) {
+  const Geometry& g = c.g;
+  int64_t windows = int64_t(g.units) * g.segments * g.tiles;
+  for (Triangle* t : {&c.lower, &c.upper}) {
+    t->upper = t == &c.upper;
+    if (t->upper && g.causal) continue;
+    t->first_lag = t->upper ? std::max(1, g.window) : g.window;
+    t->scores = c.floats(c.score_count()), t->mu = c.floats(windows), t->length = c.floats(windows);
+    t->spectrum = reinterpret_cast<float2*>(c.floats(2 * windows * (g.L + 1)));
+    score_segments(g, *t, q, k, c.device);
+    transform_windows(g, *t, c.device);
+  }
+  c.shift = Tensor::empty({g.units, g.tiles}, DType::f32, c.device), c.bound = c.shift.empty_like();
+  choose_shift(g, c.lower, c.other(), c.shift.data<float>(), c.bound.data<float>(), c.device);
+}
+
+template <class T>
+void forward(const Tensor& q, const Tensor& k, const Tensor& v, const ConvBasisOptions& options, const Tensor& o,
+             const Tensor& lse, const Tensor& direct) {
+  ConvBasisShape n = check_conv_basis(q, k, v, options, "conv_basis_attention");
+  Device device = q.device();
+  const T *qp = q.data<T>(), *kp = k.data<T>(), *vp = v.data<T>();
+  for_chunks(n, options, device, [&](Chunk& c) {
+    const Geometry& g = c.g;
+    if (options.rows > 0)
+      return direct_rows<T>(g, nullptr, nullptr, qp, kp, vp, int(options.rows), o.data<T>(), nullptr, nullptr, device);
+    float* l = lse.data<float>() + int64_t(g.first) * g.T;
+    uint8_t* flags = direct.data<uint8_t>() + int64_t(g.first) * g.T;
+    make_factors(c, qp, kp);
+    const float* shift = c.shift.data<float>();
+    float* sums = c.floats(int64_t(g.units) * g.T * 2 * g.columns);
+    float2 *cells = c.spectra(c.cell_blocks()), *tiles = c.spectra(g.tiles);
+    values_to_spectra(g, vp, true, cells, device);
+    mix(g, c.lower, shift, cells, tiles, device);
+    spectra_to_rows(g, tiles, false, false, sums, device);
+    if (!g.causal) {
+      values_to_spectra(g, vp, false, tiles, device);
+      mix_transposed(g, c.upper, shift, tiles, cells, device);
+      spectra_to_rows(g, cells, true, true, sums, device);
+    }
+    finish_rows(g, sums, shift, c.bound.data<float>(), qp, kp, vp, o.data<T>(), l, flags, device);
+    direct_rows(g, c.lower.scores, c.upper.scores, qp, kp, vp, 0, o.data<T>(), l, flags, device);
+  });
+}
+
+template <class T>
+void backward(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o, const Tensor& lse,
+              const Tensor& direct, const Tensor& dout, const ConvBasisOptions& options, const Tensor& dq,
+              const Tensor& dk, const Tensor& dv) {
+  ConvBasisShape n = check_conv_basis(q, k, v, options, "conv_basis_attention");
+  Device device = q.device();
+  for_chunks(n, options, device, [&](Chunk& c) {
+    const Geometry& g = c.g;
+    int64_t positions = int64_t(g.units) * g.T;
+    RowTensors<T> x{q.data<T>(),
+                    k.data<T>(),
+                    v.data<T>(),
+                    o.data<T>(),
+                    dout.data<T>(),
+                    lse.data<float>() + int64_t(g.first) * g.T,
+                    direct.data<uint8_t>() + int64_t(g.first) * g.T};
+    make_factors(c, x.q, x.k);
+    const float* shift = c.shift.data<float>();
+    RowGradients d{c.zeros(positions * g.D),
+                   c.zeros(positions * g.D),
+                   c.floats(positions * 2 * g.columns),
+                   c.floats(positions),
+                   nullptr,
+                   nullptr};
+    Tensor listed = Tensor::empty({positions}, DType::i32, device),
+           count = Tensor::empty({g.units}, DType::i32, device);
+    d.listed = listed.data<int32_t>(), d.count = count.data<int32_t>();
+    float* rows = c.floats(positions * 2 * g.columns);
+    gradient_rows(g, x, shift, rows, d, device);
+
+    float2 *v_cells = c.spectra(c.cell_blocks()), *x_tiles = c.spectra(g.tiles), *out = c.spectra(c.cell_blocks());
+    values_to_spectra(g, x.v, true, v_cells, device);
+    rows_to_spectra(g, rows, false, x_tiles, device);
+    mix_transposed(g, c.lower, shift, x_tiles, out, device);
+    spectra_to_rows(g, out, true, false, d.dv, device);
+    auto gradient_of = [&](Triangle& t, const float2* cells, const float2* tiles) {
+      t.sums = reinterpret_cast<float2*>(c.floats(2 * int64_t(g.units) * g.segments * g.tiles * (g.L + 1)));
+      t.du = c.zeros(c.score_count()), t.du_low = c.zeros(c.score_count());
+      correlate(g, t, shift, cells, tiles, device);
+      gradient_of_windows(g, t, device);
+    };
+    gradient_of(c.lower, v_cells, x_tiles);
+    if (!g.causal) {
+      float2 *x_cells = v_cells, *v_tiles = x_tiles;
+      rows_to_spectra(g, rows, true, x_cells, device);
+      values_to_spectra(g, x.v, false, v_tiles, device);
+      mix(g, c.upper, shift, x_cells, out, device);
+      spectra_to_rows(g, out, false, true, d.dv, device);
+      gradient_of(c.upper, x_cells, v_tiles);
+    }
+    add_pairs(g, x, c.lower, c.other(), d, device);
+    spread(g, c.lower, x.q, x.k, d.dq, d.dk, device);
+    if (!g.causal) spread(g, c.upper, x.q, x.k, d.dk, d.dq, device);
+    collect(g, d, dq.data<T>(), dk.data<T>(), dv.data<T>(), device);
+  });
+}
+
+template <class T>
+bool add_kernels() {
+  return conv_basis_forward.set(DeviceType::cuda, dtype_of<T>(), forward<T>) &&
+         conv_basis_backward.set(DeviceType::cuda, dtype_of<T>(), backward<T>);
+}
+[[maybe_unused]] const bool registered = add_kernels<float>() && add_kernels<bf16>() && add_kernels<f16>();
+
+}  // namespace
+}  // namespace basis::ops

@@ -1,0 +1,150 @@
+// Conv-basis attention on CUDA: what its kernels share. Heads are taken in chunks of `units`, so that the scratch
+// memory stays bounded; within one, u counts heads (b H + h = first + u). All arithmetic is f32, whatever the tensors'
+// dtype.
+//
+// Spectra lie frequency by frequency, [u][2L places][blocks][columns]: two channels are one complex column, the last
+// column is the normaliser's, and places are bit-reversed frequencies (core/cuda/tile_fft.cuh).
+#pragma once
+
+#include "core/cuda/launch.cuh"
+#include "core/cuda/tile_fft.cuh"
+#include "ops/conv_basis/conv_basis.h"
+
+namespace basis::ops::conv_cuda {
+
+using namespace core;
+
+constexpr int kColumns = 4;  // complex columns that one block transforms
+
+struct Cell {
+  int tile, segment, begin, end;
+};
+
+struct Geometry {
+  int T, H, Hkv, D, Dv, first, units;
+  int L, log, tiles, segments, cells;  // log of 2L; cells: at most this many
+  int columns;                         // complex columns, a multiple of kColumns
+  int window;
+  bool causal, aligned;  // aligned: every cell is a tile
+  float scale;
+  const int* starts;       // [u][segments], T where unused
+  const int* cells_to;     // [u][tiles + 1] cells before a tile
+  const Cell* cell;        // [u][cells]
+  const int* key_lengths;  // [B] or null
+  const float2* twiddles;  // [2L]
+
+  __device__ int places() const { return 1 << log; }
+  __device__ int batch(int u) const { return (first + u) / H; }
+  __device__ int head(int u) const { return (first + u) % H; }
+  __device__ int64_t query(int u, int i) const { return ((int64_t(batch(u)) * T + i) * H + head(u)) * D; }
+  __device__ int64_t key(int u, int j) const { return ((int64_t(batch(u)) * T + j) * Hkv + head(u) * Hkv / H) * D; }
+  __device__ int64_t value(int u, int j) const { return ((int64_t(batch(u)) * T + j) * Hkv + head(u) * Hkv / H) * Dv; }
+  __device__ int64_t output(int u, int i) const { return ((int64_t(batch(u)) * T + i) * H + head(u)) * Dv; }
+  __device__ int keys(int u) const {
+    int n = key_lengths ? key_lengths[batch(u)] : T;
+    return n < 0 ? 0 : n < T ? n : T;
+  }
+  __device__ int last_key(int u, int i) const {
+    int n = keys(u);
+    return causal && i + 1 < n ? i + 1 : n;
+  }
+  __device__ bool near(int i, int j) const { return abs(i - j) < window; }
+  __device__ int segment_of(int u, int j) const {  // the last r with starts[r] <= j
+    const int* s = starts + int64_t(u) * segments;
+    int low = 0, high = segments;
+    while (high - low > 1) {
+      int middle = (low + high) / 2;
+      (s[middle] <= j ? low : high) = middle;
+    }
+    return low;
+  }
+  __device__ int start(int u, int r) const { return starts[int64_t(u) * segments + r]; }
+  __device__ int64_t score_row(int u, int r) const { return (int64_t(u) * segments + r) * T; }
+  __device__ int64_t window_at(int u, int r, int d) const { return (int64_t(u) * segments + r) * tiles + d; }
+  __device__ int64_t spectrum(int u, int place, int blocks, int block) const {
+    return ((int64_t(u) * places() + place) * blocks + block) * columns;
+  }
+};
+
+// One triangle's Toeplitz factors. Lower: row u_r is scale q . k[s_r]; upper: scale q[s_r] . k.
+struct Triangle {
+  bool upper;
+  int first_lag;
+  float* scores;       // [u][segments][T]
+  float* mu;           // [u][segments][tiles] largest logit of a window
+  float* length;       // [u][segments][tiles] sum of exp(logit - mu)
+  float2* spectrum;    // [u][L + 1][segments][tiles]
+  float2* sums;        // backward: the correlations, as `spectrum`
+  float *du, *du_low;  // backward: [u][segments][T] from a window's lags >= and < its middle
+};
+
+// Threads of a block that transforms 2L points: several blocks share a multiprocessor while their memory allows it.
+inline int fft_threads(const Geometry& g) {
+  return std::clamp((1 << g.log) / 16 * kColumns, 32, g.log <= 11 ? 256 : 512);
+}
+
+inline constexpr float kLargestRatio = 100;  // see factors_cpu.h
+
+// conv_basis_cuda_windows.cu
+void build_partition(const Geometry& g, const int* given, int given_count, int spacing, int* starts, int* cells_to,
+                     Cell* cells, Device device);
+template <class T>
+void score_segments(const Geometry& g, const Triangle& t, const T* q, const T* k, Device device);
+void transform_windows(const Geometry& g, const Triangle& t, Device device);
+void choose_shift(const Geometry& g, const Triangle& lower, const Triangle* upper, float* shift, float* bound,
+                  Device device);
+void gradient_of_windows(const Geometry& g, const Triangle& t, Device device);
+
+// conv_basis_cuda_mix.cu: products by frequency. `shift` belongs to tiles of rows: targets of the lower triangle,
+// sources of the upper one.
+void mix(const Geometry& g, const Triangle& t, const float* shift, const float2* cells, float2* tiles, Device device);
+void mix_transposed(const Geometry& g, const Triangle& t, const float* shift, const float2* tiles, float2* cells,
+                    Device device);
+void correlate(const Geometry& g, const Triangle& t, const float* shift, const float2* cells, const float2* tiles,
+               Device device);
+
+// conv_basis_cuda_spectra.cu: rows [u][T][2 columns] f32, or the values themselves.
+template <class T>
+void values_to_spectra(const Geometry& g, const T* v, bool by_cell, float2* spectra, Device device);
+void rows_to_spectra(const Geometry& g, const float* rows, bool by_cell, float2* spectra, Device device);
+void spectra_to_rows(const Geometry& g, const float2* spectra, bool by_cell, bool add, float* rows, Device device);
+
+// conv_basis_cuda_rows.cu
+// From the sums [u][T][2 columns] of the FFT and the near keys: o, lse, and which rows must be done directly.
+template <class T>
+void finish_rows(const Geometry& g, const float* sums, const float* shift, const float* bound, const T* q, const T* k,
+                 const T* v, T* o, float* lse, uint8_t* direct, Device device);
+// Rows flagged in `direct`, from the scores; or, with `rows` > 0, the last rows of every head, from q and k.
+template <class T>
+void direct_rows(const Geometry& g, const float* low, const float* up, const T* q, const T* k, const T* v, int rows,
+                 T* o, float* lse, const uint8_t* direct, Device device);
+
+// conv_basis_cuda_gradient.cu
+template <class T>
+struct RowTensors {  // [B,T,heads,channels]
+  const T *q, *k, *v, *o, *dout;
+  const float* lse;       // [u][T]
+  const uint8_t* direct;  // [u][T]
+};
+struct RowGradients {
+  float *dq, *dk, *dv;  // [u][T][D], [u][T][D], [u][T][2 columns]
+  float* delta;         // [u][T] <do, o>
+  int* listed;          // [u][T] the rows done directly, ascending
+  int* count;           // [u] how many
+};
+// rows [u][T][2 columns] = do / Dn and -delta / Dn at the tile's shift, 0 for direct rows; delta; the list.
+template <class T>
+void gradient_rows(const Geometry& g, const RowTensors<T>& x, const float* shift, float* rows, const RowGradients& d,
+                   Device device);
+// Adds the pairs that did not go through the FFT to dq, dk, dv and du.
+template <class T>
+void add_pairs(const Geometry& g, const RowTensors<T>& x, const Triangle& lower, const Triangle* upper,
+               const RowGradients& d, Device device);
+// Adds scale du^T y[s] to `into` at every position, and scale du x to `at` at the breakpoints. x: the positions' rows.
+template <class T>
+void spread(const Geometry& g, const Triangle& t, const T* q, const T* k, float* into, float* at, Device device);
+// Sums the heads of each group: dq (groups of one), dk, dv in their own dtype.
+template <class T>
+void collect(const Geometry& g, const RowGradients& d, T* dq, T* dk, T* dv, Device device);
+
+}  // namespace basis::ops::conv_cuda

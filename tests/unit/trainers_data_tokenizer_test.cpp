@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <functional>
 #include <nlohmann/json.hpp>
 
@@ -161,7 +162,10 @@ TEST(Tokenizer, HuggingFaceJson) {
     expect_bad([&] { parse_huggingface(huggingface(c.vocab, c.merges), "tokenizer.json"); }, c.message);
 }
 
-fs::path shared(const std::string& name) { return fs::path(BASIS_SOURCE_DIR) / "../shared" / name; }
+fs::path shared(const std::string& name) {
+  const char* root = std::getenv("BASIS_SHARED");
+  return (root ? fs::path(root) : fs::path(BASIS_SOURCE_DIR) / "../shared") / name;
+}
 
 TEST(Tokenizer, SharedCheckpointsLoadBothWays) {
   fs::path dir = shared("checkpoints/gpt2");

@@ -7,6 +7,7 @@
 
 #include "trainers/data/bpe_json.h"
 #include "trainers/data/files.h"
+#include "trainers/data/unicode.h"
 #include "trainers/data/utf8.h"
 
 namespace basis::trainers {
@@ -21,44 +22,12 @@ bool is_space(char32_t c) {
          c == 0x2028 || c == 0x2029 || c == 0x202f || c == 0x205f || c == 0x3000;
 }
 
-bool is_dropped(char32_t c) {
-  return c == 0 || c == 0xfffd || c == kInvalid || c < 32 || between(c, 0x7f, 0x9f) || c == 0xad ||
-         between(c, 0x200b, 0x200f) || between(c, 0x202a, 0x202e) || between(c, 0x2060, 0x2064) || c == 0xfeff;
-}
-
-bool is_punctuation(char32_t c) {
-  if (c < 128) return between(c, 33, 47) || between(c, 58, 64) || between(c, 91, 96) || between(c, 123, 126);
-  return c == 0xa1 || c == 0xa7 || c == 0xab || c == 0xb6 || c == 0xb7 || c == 0xbb || c == 0xbf ||
-         between(c, 0x2010, 0x2027) || between(c, 0x2030, 0x2043) || between(c, 0x2045, 0x2051) ||
-         between(c, 0x3001, 0x3003) || between(c, 0x3008, 0x3011) || between(c, 0x3014, 0x301f);
-}
+bool is_dropped(char32_t c) { return c == 0xfffd || c == kInvalid || is_control(c); }
 
 bool is_ideograph(char32_t c) {
   return between(c, 0x4e00, 0x9fff) || between(c, 0x3400, 0x4dbf) || between(c, 0x20000, 0x2a6df) ||
          between(c, 0x2a700, 0x2b81f) || between(c, 0x2b820, 0x2ceaf) || between(c, 0xf900, 0xfaff) ||
          between(c, 0x2f800, 0x2fa1f);
-}
-
-// Lower case without accents. Base letters of U+00C0..U+017F; '.' keeps the letter.
-char32_t fold(char32_t c) {
-  static constexpr std::string_view base =
-      "aaaaaa.ceeeeiiii.nooooo..uuuuy..aaaaaa.ceeeeiiii.nooooo..uuuuy.yaaaaaaccccccccdd..eeeeeeeeeegggggggghh.."
-      "iiiiiiiii...jjkk.llllll....nnnnnn...oooooo..rrrrrrsssssssstttt..uuuuuuuuuuuuwwyyyzzzzzz.";
-  static_assert(base.size() == 192);
-  if (c < 128) return between(c, 'A', 'Z') ? c + 32 : c;
-  if (between(c, 0xc0, 0x17f)) {
-    if (base[c - 0xc0] != '.') return char32_t(base[c - 0xc0]);
-    if (between(c, 0xc0, 0xde) && c != 0xd7) return c + 32;
-    if (c == 0x13f || c == 0x141) return c + 1;
-    bool upper_even = c == 0x110 || c == 0x126 || c == 0x132 || c == 0x14a || c == 0x152 || c == 0x166;
-    return upper_even ? c + 1 : c;
-  }
-  if (between(c, 0x391, 0x3a9)) return c + 32;  // Greek
-  if (between(c, 0x410, 0x42f)) c += 32;        // Cyrillic
-  if (between(c, 0x400, 0x40f)) c += 80;
-  if (c == 0x439) return 0x438;
-  if (c == 0x451) return 0x435;
-  return c;
 }
 
 class WordPiece : public Tokenizer {
@@ -100,6 +69,7 @@ class WordPiece : public Tokenizer {
     std::vector<uint32_t> ids;
     std::string word;
     std::vector<size_t> starts;  // of the word's characters
+    std::u32string letters;
     auto flush = [&] {
       if (!word.empty()) encode_word(word, starts, ids);
       word.clear(), starts.clear();
@@ -115,13 +85,20 @@ class WordPiece : public Tokenizer {
       at += size_t(c.length);
       if (is_space(c.value)) {
         flush();
-      } else if (!is_dropped(c.value)) {
-        if (lower_ && between(c.value, 0x300, 0x36f)) continue;  // combining accents
-        char32_t value = lower_ ? fold(c.value) : c.value;
-        bool alone = is_punctuation(value) || is_ideograph(value);
+        continue;
+      }
+      if (is_dropped(c.value)) continue;
+      bool ideograph = is_ideograph(c.value);
+      letters.clear();
+      if (lower_)
+        append_folded(letters, c.value);
+      else
+        letters += c.value;
+      for (char32_t letter : letters) {
+        bool alone = ideograph || is_punctuation(letter);
         if (alone) flush();
         starts.push_back(word.size());
-        append_utf8(word, value);
+        append_utf8(word, letter);
         if (alone) flush();
       }
     }

@@ -52,9 +52,8 @@ void validate(const Config& c, const std::vector<YamlNode>& documents, const std
        fmt::format("expected two numbers, got {}", c.optimizer.betas.size()));
   rule(c.schedule.min_lr <= c.optimizer.lr, "schedule.min_lr",
        fmt::format("expected at most optimizer.lr {}, got {}", c.optimizer.lr, c.schedule.min_lr));
-  rule(c.data.task != "text" || !c.data.train.empty(), "data.train", "expected at least one file");
-  rule(c.data.tokenizer != "bpe" || !c.data.tokenizer_path.empty(), "data.tokenizer_path",
-       "expected the directory of vocab.json and merges.txt, or tokenizer.json");
+  rule((c.data.tokenizer != "bpe" && c.data.tokenizer != "wordpiece") || !c.data.tokenizer_path.empty(),
+       "data.tokenizer_path", "expected the directory of vocab.json and merges.txt, tokenizer.json, or vocab.txt");
   rule(!c.run.name.empty() && c.run.name.find('/') == std::string::npos && c.run.name != "." && c.run.name != "..",
        "run.name", "expected a directory name without '/', got '" + c.run.name + "'");
   auto check_mixer = [&](const AttentionConfig& a, const std::string& path) {
@@ -78,7 +77,8 @@ void validate(const Config& c, const std::vector<YamlNode>& documents, const std
 
 }  // namespace
 
-Config parse_config(std::string_view text, const std::string& name, const std::vector<std::string>& overrides) {
+Config parse_config(std::string_view text, const std::string& name, const std::vector<std::string>& overrides,
+                    const SavedModel& saved_model) {
   std::vector<YamlNode> documents{parse_yaml(text, name)};
   for (const std::string& o : overrides) documents.push_back(parse_override(o));
   Config c;
@@ -91,13 +91,20 @@ Config parse_config(std::string_view text, const std::string& name, const std::v
                               [](const auto& e) { return e.key.text != "layers"; });
   for (const YamlNode& d : documents) read_section(d, "", c, bad);
   bad.throw_if_any();
+  if (saved_model && !c.train.init_from.empty()) {
+    Config start;
+    start.model = saved_model(c.train.init_from);
+    start.data.tokenizer = "checkpoint";
+    c = start;
+    for (const YamlNode& d : documents) read_section(d, "", c, bad);
+  }
   validate(c, documents, name, bad);
   bad.throw_if_any();
   return c;
 }
 
-Config load_config(const std::string& path, const std::vector<std::string>& overrides) {
-  return parse_config(read_config_file(path), path, overrides);
+Config load_config(const std::string& path, const std::vector<std::string>& overrides, const SavedModel& saved_model) {
+  return parse_config(read_config_file(path), path, overrides, saved_model);
 }
 
 std::string dump_yaml(const Config& config) {

@@ -1,6 +1,8 @@
 // A whole run: the YAML file of `basis train`.
 #pragma once
 
+#include <functional>
+
 #include "configs/model_config.h"
 
 namespace basis::configs {
@@ -29,8 +31,9 @@ struct DataConfig {
     return std::tuple{
         field("train", &D::train, "text, .h5 or .bin files: paths or globs"),
         field("val", &D::val, "paths or globs, or one fraction of the training tokens, taken from their end"),
-        field("tokenizer", &D::tokenizer, "how text becomes tokens", "byte|char|bpe"),
-        field("tokenizer_path", &D::tokenizer_path, "directory or tokenizer.json (bpe)"),
+        field("tokenizer", &D::tokenizer, "how text becomes tokens; checkpoint: as saved with train.init_from",
+              "byte|char|bpe|wordpiece|checkpoint"),
+        field("tokenizer_path", &D::tokenizer_path, "directory, tokenizer.json or vocab.txt (bpe, wordpiece)"),
         field("task", &D::task, "text, or a synthetic task", "text|copy|induction|mqar"),
         field("seq_len", &D::seq_len, "tokens of one sequence", at_least(1)),
         field("vocab", &D::vocab, "token ids of a synthetic task", at_least(8)),
@@ -51,7 +54,8 @@ struct TrainConfig {
         field("grad_clip", &T::grad_clip, "largest global norm of the gradient; 0: no clipping", at_least(0)),
         field("precision", &T::precision, "of activations; weights are f32 masters", "f32|bf16|f16|f64"),
         field("recompute", &T::recompute, "block: keep only block inputs, run blocks again in backward", "none|block"),
-        field("init_from", &T::init_from, "checkpoint or run directory whose weights start the run"),
+        field("init_from", &T::init_from,
+              "checkpoint or run directory whose weights start the run; its model and tokenizer are then the defaults"),
         field("resume", &T::resume, "auto: go on when the run directory holds a checkpoint", "auto|never|must"),
         field("max_wall_time", &T::max_wall_time, "stop, saving, after e.g. 90s, 30m, 2h30m"),
         field("on_nonfinite", &T::on_nonfinite, "when the loss or a gradient is NaN or infinite", "stop|skip")};
@@ -154,8 +158,13 @@ struct Config {
 };
 
 // Reads and validates. Throws one core::Error (usage) with every complaint as "file:line:column: message".
-Config load_config(const std::string& path, const std::vector<std::string>& overrides = {});
-Config parse_config(std::string_view text, const std::string& name, const std::vector<std::string>& overrides = {});
+// `saved_model`: the model of a checkpoint, asked for when train.init_from names one; the keys of `model` are then read
+// over it, and data.tokenizer is `checkpoint` unless given.
+using SavedModel = std::function<ModelConfig(const std::string& init_from)>;
+Config load_config(const std::string& path, const std::vector<std::string>& overrides = {},
+                   const SavedModel& saved_model = {});
+Config parse_config(std::string_view text, const std::string& name, const std::vector<std::string>& overrides = {},
+                    const SavedModel& saved_model = {});
 std::string dump_yaml(const Config& config);  // every key; parses back to the same config
 std::string config_help();                    // every key with type, default and meaning
 

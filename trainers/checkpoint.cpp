@@ -90,7 +90,7 @@ void verify(const Hdf5File& file, const std::string& group) {
 }  // namespace
 
 void save_checkpoint(const fs::path& path, const CheckpointState& state, const models::Module& model,
-                     Optimizer* optimizer) {
+                     Optimizer* optimizer, std::optional<core::DType> weights) {
   fs::path temporary = temporary_path(path);
   Hdf5File file = Hdf5File::create(temporary);
   file.set("/", "format", kFormat);
@@ -99,7 +99,8 @@ void save_checkpoint(const fs::path& path, const CheckpointState& state, const m
   file.set("/", "config", state.config);
   file.set("/", "tokenizer", state.tokenizer);
   file.set("/", "best_val_loss", state.best_val_loss);
-  for (const models::Parameter& p : model.parameters()) write_tensor(file, "/model/" + p.path, p.var.value());
+  for (const models::Parameter& p : model.parameters())
+    write_tensor(file, "/model/" + p.path, p.var.value().to(weights.value_or(p.var.dtype())));
   if (optimizer) {
     for (const Optimizer::Slot& s : optimizer->slots()) {
       write_tensor(file, "/optimizer/first/" + s.path, s.first);

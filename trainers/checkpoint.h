@@ -1,7 +1,7 @@
 // Checkpoints: one HDF5 file with weights, optimizer state and where the run stood. Independent of the number of ranks.
 //
 //   /                       attributes: format, version, step, config (resolved YAML), tokenizer (JSON), best_val_loss
-//   /model/<path>           the parameters, f32 (f64 for f64 runs)
+//   /model/<path>           the parameters, f32 (f64 for f64 runs; bf16 or f16 as converted)
 //   /optimizer/first/<path>, /optimizer/second/<path>, /optimizer/scalars
 //
 // Written under a temporary name, closed, fsynced, renamed: a kill leaves either the old state or the new one.
@@ -23,8 +23,9 @@ struct CheckpointState {
   double best_val_loss = std::numeric_limits<double>::infinity();
 };
 
+// `weights`: the dtype parameters are stored in, if not their own.
 void save_checkpoint(const std::filesystem::path& path, const CheckpointState& state, const models::Module& model,
-                     Optimizer* optimizer);
+                     Optimizer* optimizer, std::optional<core::DType> weights = {});
 
 // Attributes only; core::Error (bad_file) when it is no Basis checkpoint.
 CheckpointState read_checkpoint_state(const std::filesystem::path& path);

@@ -27,9 +27,22 @@ std::optional<double> as_fraction(const std::vector<std::string>& val) {
   return f;
 }
 
-TokenizerPtr make_tokenizer(const configs::DataConfig& d) {
+// The tokenizer of the checkpoint that training starts from; null when it has none (then data must be token files).
+TokenizerPtr saved_tokenizer(const std::string& init_from) {
+  if (init_from.empty())
+    throw core::Error({.where = "data.tokenizer",
+                       .expected = "train.init_from beside `checkpoint`",
+                       .got = "none",
+                       .code = core::ExitCode::usage});
+  std::string file = resolve_checkpoint(init_from).string(), json = read_checkpoint_state(file).tokenizer;
+  return json.empty() ? nullptr : parse_tokenizer(json, file);
+}
+
+TokenizerPtr make_tokenizer(const configs::Config& c) {
+  const configs::DataConfig& d = c.data;
   if (d.tokenizer == "byte") return byte_tokenizer();
-  if (d.tokenizer == "bpe") return load_tokenizer(d.tokenizer_path);
+  if (d.tokenizer == "bpe" || d.tokenizer == "wordpiece") return load_tokenizer(d.tokenizer_path);
+  if (d.tokenizer == "checkpoint") return saved_tokenizer(c.train.init_from);
   std::string text;  // char: the vocabulary is the training text's
   for (const fs::path& p : expand_paths(d.train)) text += read_file(p);
   return char_tokenizer(text, "data.train");
@@ -66,8 +79,14 @@ DatasetPtr make_dataset(const configs::Config& c, const TokenSourcePtr& source, 
 
 Data open_data(const configs::Config& c, TokenizerPtr saved, bool need_train) {
   if (c.data.task != "text") return open_synthetic(c);
+  if (need_train && c.data.train.empty())
+    throw core::Error({.where = "data.train",
+                       .expected = "at least one file",
+                       .got = "none",
+                       .remedy = "pass data.train=FILE",
+                       .code = core::ExitCode::usage});
   Data data;
-  data.tokenizer = saved ? saved : make_tokenizer(c.data);
+  data.tokenizer = saved ? saved : make_tokenizer(c);
   SourceOptions options{.vocab_size = c.model.vocab_size, .tokenizer = data.tokenizer};
   auto fraction = as_fraction(c.data.val);
   TokenSourcePtr train, val;
@@ -88,6 +107,15 @@ configs::Config load_any_config(const std::string& path, const std::vector<std::
   if (fs::path(path).extension() == ".h5")
     return configs::parse_config(read_checkpoint_state(path).config, path, overrides);
   return configs::load_config(path, overrides);
+}
+
+configs::Config load_training_config(const std::string& path, const std::vector<std::string>& overrides) {
+  std::error_code ignored;
+  if (fs::is_directory(path, ignored) || fs::path(path).extension() == ".h5") return load_any_config(path, overrides);
+  return configs::load_config(path, overrides, [](const std::string& init_from) {
+    std::string file = resolve_checkpoint(init_from).string();
+    return configs::parse_config(read_checkpoint_state(file).config, file).model;
+  });
 }
 
 Loaded load_model(const std::string& path, const std::vector<std::string>& overrides) {

@@ -27,6 +27,8 @@ Data open_data(const configs::Config& config, TokenizerPtr saved = nullptr, bool
 
 // The config of a YAML file, of a run directory (its config.yaml) or of a checkpoint, with overrides applied.
 configs::Config load_any_config(const std::string& path, const std::vector<std::string>& overrides);
+// The same for training: a YAML file's train.init_from gives the model and the tokenizer where the file is silent.
+configs::Config load_training_config(const std::string& path, const std::vector<std::string>& overrides);
 
 // A model with the weights of a checkpoint or run directory, and what was saved with them.
 struct Loaded {

@@ -22,7 +22,7 @@ void add_train_command(CLI::App& app, int& exit_code) {
   command->add_flag("--dry-run", o->dry_run, "Print the resolved config, the parameter count and a memory estimate");
   command->footer("Keys, with type [default] and meaning:\n" + configs::config_help());
   command->callback([o, &exit_code] {
-    configs::Config config = load_any_config(o->config, o->overrides);
+    configs::Config config = load_training_config(o->config, o->overrides);
     if (o->dry_run)
       fmt::print("{}", describe_run(config));
     else

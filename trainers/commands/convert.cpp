@@ -1,0 +1,40 @@
+// basis convert: Hugging Face <-> Basis.
+#include "trainers/hf/convert.h"
+
+#include <fmt/format.h>
+
+#include <memory>
+
+#include "trainers/commands/commands.h"
+
+namespace basis::trainers {
+
+void add_convert_command(CLI::App& app, int&) {
+  struct Options {
+    hf::ConvertOptions convert;
+    std::string source, destination;
+    bool json = false;
+  };
+  auto o = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand(
+      "convert", "Hugging Face <-> Basis, dense <-> BD; ends with a report and a check of the logits");
+  command->add_option("source", o->source, "Hugging Face directory, run directory or checkpoint.h5")->required();
+  command->add_option("destination", o->destination, "New directory")->required();
+  command->add_option("--to", o->convert.to, "basis: a run directory; hf: what transformers loads (default: the other)")
+      ->check(CLI::IsMember({"basis", "hf"}));
+  command->add_option("--dtype", o->convert.dtype, "Of the stored weights (default: as the source stores them)")
+      ->check(CLI::IsMember({"f32", "bf16", "f16"}));
+  command->add_flag("--verify,!--no-verify", o->convert.verify, "Compare logits before and after on random tokens")
+      ->capture_default_str();
+  command->add_flag("--json", o->json, "The report as JSON on stdout");
+  command->callback([o] {
+    o->convert.source = o->source, o->convert.destination = o->destination;
+    auto report = hf::convert(o->convert);
+    if (o->json)
+      fmt::print("{}\n", report.dump());
+    else
+      fmt::print("{}", hf::describe(report));
+  });
+}
+
+}  // namespace basis::trainers

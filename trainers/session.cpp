@@ -1,5 +1,7 @@
 #include "trainers/session.h"
 
+#include <fmt/format.h>
+
 #include <charconv>
 #include <filesystem>
 
@@ -98,6 +100,18 @@ Data open_data(const configs::Config& c, TokenizerPtr saved, bool need_train) {
   if (train) data.train = make_dataset(c, train, data, false);
   if (val) data.val.emplace(make_dataset(c, val, data, true), c.eval.batches);
   return data;
+}
+
+EvalDataset open_windows(const configs::Config& c, const TokenizerPtr& tokenizer, int64_t window, int64_t windows) {
+  if (c.model.family == "bert" || window < 2 || window > c.model.max_seq_len)
+    throw core::Error({.where = "window",
+                       .expected = "a language model, and a window in [2, max_seq_len]",
+                       .got = fmt::format("{}, {}", c.model.family, window),
+                       .code = core::ExitCode::usage});
+  auto source = open_sources(c.data.val, {.vocab_size = c.model.vocab_size, .tokenizer = tokenizer});
+  TextOptions o{.seq_len = window - 1, .global_batch = 4, .order = WindowOrder::sequential, .disjoint = true};
+  if (windows > 0) source = slice(source, 0, std::min(windows * window, source->size()));
+  return EvalDataset(language_model(source, o));
 }
 
 configs::Config load_any_config(const std::string& path, const std::vector<std::string>& overrides) {

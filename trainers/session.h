@@ -25,6 +25,10 @@ struct Data {
 // for data that cannot be used.
 Data open_data(const configs::Config& config, TokenizerPtr saved = nullptr, bool need_train = true);
 
+// The perplexity protocol of published language models: data.val in windows of `window` tokens, each scored alone, its
+// first token unscored; the first `windows` of them (0: all). Throws core::Error (usage) for an encoder.
+EvalDataset open_windows(const configs::Config& config, const TokenizerPtr& tokenizer, int64_t window, int64_t windows);
+
 // The config of a YAML file, of a run directory (its config.yaml) or of a checkpoint, with overrides applied.
 configs::Config load_any_config(const std::string& path, const std::vector<std::string>& overrides);
 // The same for training: a YAML file's train.init_from gives the model and the tokenizer where the file is silent.

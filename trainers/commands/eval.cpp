@@ -4,6 +4,7 @@
 #include <cmath>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "trainers/commands/commands.h"
 #include "trainers/session.h"
@@ -15,7 +16,7 @@ void add_eval_command(CLI::App& app, int& exit_code) {
   struct Options {
     std::string checkpoint;
     std::vector<std::string> overrides;
-    int64_t batches = 0;
+    int64_t batches = 0, window = 0, windows = 0;
     bool json = false;
   };
   auto o = std::make_shared<Options>();
@@ -26,18 +27,25 @@ void add_eval_command(CLI::App& app, int& exit_code) {
   command->add_option("--batches", o->batches, "Global batches to evaluate (0: all)")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
+  command
+      ->add_option("--window", o->window,
+                   "Score disjoint windows of so many tokens alone, the first token of each unscored")
+      ->check(CLI::PositiveNumber);
+  command->add_option("--windows", o->windows, "With --window: only so many (0: all)")->check(CLI::NonNegativeNumber);
   command->add_flag("--json", o->json, "The result as JSON on stdout");
   command->callback([o] {
     Loaded loaded = load_model(o->checkpoint, o->overrides);
     loaded.config.eval.batches = o->batches;
-    Data data = open_data(loaded.config, loaded.tokenizer, false);
-    if (!data.val)
+    std::optional<EvalDataset> val =
+        o->window ? std::optional(open_windows(loaded.config, loaded.tokenizer, o->window, o->windows))
+                  : open_data(loaded.config, loaded.tokenizer, false).val;
+    if (!val)
       throw core::Error({.where = "data.val",
                          .expected = "validation data",
                          .got = "none",
                          .remedy = "pass data.val=FILE",
                          .code = core::ExitCode::usage});
-    EvalResult r = evaluate(*loaded.model, *data.val, loaded.compute);
+    EvalResult r = evaluate(*loaded.model, *val, loaded.compute);
     if (o->json) {
       fmt::print("{}\n",
                  nlohmann::ordered_json{

@@ -53,6 +53,9 @@ struct TextOptions {
   int64_t seq_len = 0, global_batch = 0;
   uint64_t seed = 0;
   WindowOrder order = WindowOrder::shuffled;
+  // Language model: blocks of seq_len + 1 tokens that share none, so that each is scored alone, its first token
+  // unscored.
+  bool disjoint = false;
 };
 
 // Next-token prediction: inputs are tokens [s, s + seq_len), targets the same moved on by one.

@@ -163,7 +163,7 @@ class MaskedLanguageModel : public Dataset {
 }  // namespace
 
 DatasetPtr language_model(TokenSourcePtr source, const TextOptions& o) {
-  Windows w = windows(*source, o.seq_len + 1, o.seq_len, o);
+  Windows w = windows(*source, o.seq_len + 1, o.seq_len + o.disjoint, o);
   return std::make_shared<LanguageModel>(std::move(source), w, o);
 }
 

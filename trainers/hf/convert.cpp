@@ -103,10 +103,6 @@ Source open_basis(const fs::path& path) {
   return s;
 }
 
-void round_weights(models::Model& model, DType dtype) {
-  for (models::Parameter& p : model.parameters()) p.var.set_value(p.var.value().to(dtype));
-}
-
 void write_basis(const Staging& staging, const Source& s, const models::Model& model, DType dtype) {
   RunDirectory directory(staging.path());
   configs::Config c = s.config;

@@ -1,0 +1,215 @@
+// Conversion of Hugging Face directories: logits that transformers gave, bytes that come back, what is refused.
+#include "trainers/hf/convert.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <cstring>
+#include <fstream>
+#include <functional>
+
+#include "trainers/generate.h"
+#include "trainers/hf/directory.h"
+#include "trainers/session.h"
+
+namespace basis::trainers::hf {
+namespace {
+
+namespace fs = std::filesystem;
+using core::DType;
+using core::Tensor;
+using nlohmann::json;
+
+uint64_t fnv(const std::string& text) {
+  uint64_t h = 0xcbf29ce484222325;
+  for (unsigned char c : text) h = (h ^ c) * 0x100000001b3;
+  return h;
+}
+
+// The formula of tests/golden/hf_logits.py.
+Tensor weight(const std::string& name, const std::vector<int64_t>& extents) {
+  core::Shape shape;
+  for (int64_t e : extents) shape.push_back(e);
+  std::vector<double> values(size_t(shape.numel()));
+  double one = extents.size() == 1 && name.ends_with("weight") ? 1 : 0, whole;
+  for (size_t i = 0; i < values.size(); ++i) {
+    double u = std::modf(0.618033988749895 * double(i + 1) + double(fnv(name) % 1000) / 1000, &whole);
+    values[i] = 0.3 * (2 * u - 1) + one;
+  }
+  return Tensor::from(values, shape);
+}
+
+std::vector<double> logits(const models::Model& model, const std::vector<int32_t>& ids, int64_t batch = 1) {
+  autograd::NoGrad no_grad;
+  models::Pass pass{.compute = model.parameters()[0].var.dtype()};
+  return model.logits(pass, Tensor::from(ids, {batch, int64_t(ids.size()) / batch})).value().to_vector<double>();
+}
+
+double max_difference(const std::vector<double>& a, const std::vector<double>& b) {
+  double d = a.size() == b.size() ? 0 : HUGE_VAL;
+  for (size_t i = 0; i < a.size() && i < b.size(); ++i) d = std::max(d, std::abs(a[i] - b[i]));
+  return d;
+}
+
+void expect_same_tensors(const fs::path& a, const fs::path& b) {
+  TensorFiles x(a), y(b);
+  ASSERT_EQ(x.names(), y.names());
+  for (const std::string& name : x.names()) {
+    Tensor s = x.read(name), t = y.read(name);
+    ASSERT_TRUE(s.dtype() == t.dtype() && s.shape() == t.shape()) << name;
+    EXPECT_EQ(std::memcmp(s.raw(), t.raw(), size_t(s.bytes())), 0) << name;
+  }
+}
+
+class Convert : public ::testing::Test {
+ protected:
+  fs::path dir_ = fs::temp_directory_path() / ("basis_convert_" + std::to_string(::getpid()));
+  void SetUp() override { fs::create_directories(dir_); }
+  void TearDown() override { fs::remove_all(dir_); }
+
+  static json golden(const std::string& family) {
+    std::ifstream file(std::string(BASIS_SOURCE_DIR) + "/tests/golden/hf_logits.json");
+    return json::parse(file).at(family);
+  }
+  // A Hugging Face directory of formula weights.
+  fs::path source(const std::string& family, DType dtype = DType::f32,
+                  const std::function<void(json&, NamedTensors&)>& change = {}) const {
+    json g = golden(family);
+    fs::path path = dir_ / (family + "-hf");
+    fs::remove_all(path);
+    fs::create_directories(path);
+    NamedTensors tensors;
+    for (const auto& [name, shape] : g["tensors"].items())
+      tensors.emplace_back(name, weight(name, shape.get<std::vector<int64_t>>()).to(dtype));
+    if (change) change(g["config"], tensors);
+    std::ofstream(path / "config.json") << g["config"];
+    write_tensor_files(path, tensors);
+    return path;
+  }
+  void expect_refused(const fs::path& from, core::ExitCode code, const std::string& text) const {
+    fs::path to = dir_ / "refused";
+    try {
+      convert({.source = from, .destination = to});
+      ADD_FAILURE() << "no error, expected one about: " << text;
+    } catch (const core::Error& e) {
+      EXPECT_EQ(e.code(), code) << e.what();
+      EXPECT_NE(std::string(e.what()).find(text), std::string::npos) << "'" << text << "' in: " << e.what();
+    }
+    EXPECT_FALSE(fs::exists(to));
+    for (const auto& entry : fs::directory_iterator(dir_))
+      EXPECT_EQ(entry.path().string().find(".tmp-"), std::string::npos) << entry.path();
+  }
+};
+
+class Families : public Convert, public ::testing::WithParamInterface<std::string> {};
+
+TEST_P(Families, LogitsOfTransformersAndBytesThatComeBack) {
+  json g = golden(GetParam());
+  auto ids = g["ids"].get<std::vector<int32_t>>();
+  auto want = g["logits"].get<std::vector<double>>();
+  fs::path from = source(GetParam());
+  EXPECT_LE(max_difference(logits(*read_directory(from, DType::f64).model, ids), want), 2e-5);
+
+  auto report = convert({.source = from, .destination = dir_ / "run"});
+  EXPECT_EQ(report["verification"]["max_difference"], 0.0);
+  EXPECT_LE(max_difference(logits(*load_model((dir_ / "run").string(), {}).model, ids), want), 2e-5);
+  convert({.source = dir_ / "run", .destination = dir_ / "back"});
+  expect_same_tensors(from, dir_ / "back");
+}
+
+TEST_P(Families, HalfPrecisionWeightsComeBackAsTheyWere) {
+  fs::path from = source(GetParam(), DType::bf16);
+  convert({.source = from, .destination = dir_ / "run"});
+  convert({.source = dir_ / "run", .destination = dir_ / "back"});
+  expect_same_tensors(from, dir_ / "back");
+}
+
+TEST_P(Families, WhatDoesNotFitIsRefused) {
+  auto tensors_of = [&](const std::function<void(json&, NamedTensors&)>& change) {
+    return source(GetParam(), DType::f32, change);
+  };
+  using core::ExitCode;
+  auto bad = ExitCode::bad_file;
+  expect_refused(tensors_of([](json&, NamedTensors& t) { t.erase(t.begin() + 3); }), bad, "missing");
+  expect_refused(tensors_of([](json&, NamedTensors& t) {
+                   t[2].second = t[2].second.view({1, t[2].second.numel()});
+                 }),
+                 bad, "disagree");
+  expect_refused(tensors_of([](json& c, NamedTensors&) { c["model_type"] = "mamba"; }), bad, "mamba");
+  expect_refused(tensors_of([](json& c, NamedTensors&) { c["vocab_size"] = "many"; }), bad, "vocab_size");
+  expect_refused(tensors_of([](json& c, NamedTensors&) { c["vocab_size"] = 900000000; }), bad, "disagree");
+  expect_refused(tensors_of([](json& c, NamedTensors&) { c.erase("vocab_size"); }), bad, "nothing");
+  expect_refused(tensors_of([](json&, NamedTensors& t) { t[1].second = t[1].second.to(DType::i32); }), bad, "float");
+  fs::path from = source(GetParam());
+  fs::resize_file(from / "model.safetensors", fs::file_size(from / "model.safetensors") - 5);
+  expect_refused(from, bad, "cut short");
+  std::ofstream(from / "config.json") << "{\"model_type\": ";
+  expect_refused(from, bad, "config.json");
+}
+
+INSTANTIATE_TEST_SUITE_P(All, Families, ::testing::Values("gpt2", "llama", "bert"),
+                         [](const auto& info) { return info.param; });
+
+TEST_F(Convert, BuffersTiesAndStrangersAreListed) {
+  fs::path from = source("gpt2", DType::f32, [](json&, NamedTensors& tensors) {
+    for (auto& [name, tensor] : tensors) name = name.substr(std::strlen("transformer."));  // as the first GPT-2 files
+    tensors.emplace_back("h.0.attn.bias", Tensor::full({1, 1, 4, 4}, 1, DType::u8));
+    tensors.emplace_back("lm_head.weight", tensors[0].second);
+    for (const auto& [name, tensor] : NamedTensors(tensors))
+      if (name == "wte.weight") tensors.back().second = tensor;
+    tensors.emplace_back("score.weight", Tensor::zeros({2, 8}, DType::f32));
+  });
+  auto tensors = convert({.source = from, .destination = dir_ / "run"})["tensors"];
+  EXPECT_EQ(tensors["buffers"], json({"h.0.attn.bias"}));
+  EXPECT_EQ(tensors["ties"], json({"lm_head.weight"}));
+  EXPECT_EQ(tensors["unexpected"], json({"score.weight"}));
+}
+
+TEST_F(Convert, ADestinationWithFilesIsLeftAlone) {
+  fs::path from = source("gpt2");
+  fs::create_directories(dir_ / "full");
+  std::ofstream(dir_ / "full" / "mine") << "x";
+  try {
+    convert({.source = from, .destination = dir_ / "full"});
+    ADD_FAILURE() << "written over";
+  } catch (const core::Error& e) {
+    EXPECT_EQ(e.code(), core::ExitCode::usage);
+  }
+  EXPECT_EQ(std::distance(fs::directory_iterator(dir_ / "full"), fs::directory_iterator()), 1);
+}
+
+// The four checkpoints trained with transformers, where they lie (BASIS_SHARED).
+class Checkpoints : public Convert, public ::testing::WithParamInterface<std::string> {};
+
+TEST_P(Checkpoints, ReferenceLogitsAndGreedyContinuation) {
+  const char* shared = std::getenv("BASIS_SHARED");
+  fs::path from = fs::path(shared ? shared : "") / "checkpoints" / GetParam();
+  if (!shared || !fs::exists(from)) GTEST_SKIP() << "set BASIS_SHARED to the directory of checkpoints/" << GetParam();
+  Directory d = read_directory(from);
+  SafetensorsFile reference(from / "reference.safetensors");
+  auto ids = reference.read("input_ids").to_vector<int32_t>();
+  auto want = reference.read("logits").to_vector<double>();
+  auto [low, high] = std::minmax_element(want.begin(), want.end());
+  EXPECT_LE(max_difference(logits(*d.model, ids, 2), want), 2e-4 * (*high - *low));
+  ASSERT_TRUE(d.tokenizer);
+  if (reference.header().tensors.contains("greedy")) {
+    auto greedy = reference.read("greedy").to_vector<int32_t>();
+    // The prompt is what the greedy row shares with the first input row.
+    size_t prompt = 0;
+    while (prompt < greedy.size() && greedy[prompt] == ids[prompt]) ++prompt;
+    ASSERT_GT(prompt, 0u);
+    std::vector<int32_t> start(greedy.begin(), greedy.begin() + std::ptrdiff_t(prompt));
+    auto made = generate(*d.model, start, {.tokens = int64_t(greedy.size() - prompt), .temperature = 0}, DType::f32);
+    EXPECT_EQ(made, std::vector<int32_t>(greedy.begin() + std::ptrdiff_t(prompt), greedy.end()));
+  }
+  convert({.source = from, .destination = dir_ / "run"});
+  convert({.source = dir_ / "run", .destination = dir_ / "back"});
+  expect_same_tensors(from, dir_ / "back");
+}
+
+INSTANTIATE_TEST_SUITE_P(Shared, Checkpoints, ::testing::Values("gpt2", "llama", "bert"),
+                         [](const auto& info) { return info.param; });
+
+}  // namespace
+}  // namespace basis::trainers::hf

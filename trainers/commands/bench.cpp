@@ -13,6 +13,8 @@
 #include "ops/linear/linear.h"
 #include "ops/naive_attention/naive_attention.h"
 #include "ops/view/view.h"
+#include "trainers/commands/bench_conv.h"
+#include "trainers/commands/bench_timing.h"
 #include "trainers/commands/commands.h"
 #include "trainers/optim/optimizer.h"
 #include "trainers/session.h"
@@ -30,39 +32,8 @@ struct Options {
   std::vector<std::string> overrides;
   int64_t batch = 8, seq = 256, heads = 4, head_dim = 32, layers = 4, vocab = 256, repeats = 20;
   bool json = false, deterministic = false, own = false;
+  ConvBench conv;
 };
-
-Var random(const core::Shape& shape, DType dtype, core::Device device, uint64_t stream) {
-  core::HostRandom r(1, stream);
-  std::vector<float> v(size_t(shape.numel()));
-  for (float& x : v) x = float(r.normal());
-  return Var(Tensor::from(v, shape).to(dtype).to(device), true);
-}
-
-// Median seconds of one call on the device's clock, after three warm-up calls.
-double median_seconds(core::Device device, int64_t repeats, const std::function<void()>& f) {
-  for (int i = 0; i < 3; ++i) f();
-  std::vector<double> times;
-  for (int64_t i = 0; i < repeats; ++i) times.push_back(core::time_on(device, f));
-  std::nth_element(times.begin(), times.begin() + times.size() / 2, times.end());
-  return times[times.size() / 2];
-}
-
-struct Timing {
-  double forward, both;
-};
-
-// Forward alone, and forward with backward, of `f` over leaves that need gradients.
-Timing time_op(core::Device device, int64_t repeats, std::vector<Var> leaves, const std::function<Var()>& f) {
-  Timing t;
-  t.forward = median_seconds(device, repeats, [&] {
-    autograd::NoGrad no_grad;
-    f();
-  });
-  Tensor cotangent = random(f().shape(), f().dtype(), device, 99).value();
-  t.both = median_seconds(device, repeats, [&] { autograd::gradients(f(), leaves, cotangent); });
-  return t;
-}
 
 Json row(const std::string& name, const Timing& t, double forward_flops) {
   return {{"name", name},
@@ -75,7 +46,8 @@ Json row(const std::string& name, const Timing& t, double forward_flops) {
 Json attention(const Options& o, core::Device device) {
   core::Shape shape{o.batch, o.seq, o.heads, o.head_dim};
   DType dtype = core::parse_dtype(o.dtype);
-  Var q = random(shape, dtype, device, 1), k = random(shape, dtype, device, 2), v = random(shape, dtype, device, 3);
+  Var q = random_var(shape, dtype, device, 1), k = random_var(shape, dtype, device, 2),
+      v = random_var(shape, dtype, device, 3);
   double flops = 2.0 * double(o.batch * o.heads * o.seq * o.seq * o.head_dim);  // two products, half of each masked
   Json rows = Json::array();
   rows.push_back(
@@ -89,7 +61,7 @@ Json attention(const Options& o, core::Device device) {
 Json projection(const Options& o, core::Device device) {
   int64_t d = o.heads * o.head_dim, m = o.batch * o.seq;
   DType dtype = core::parse_dtype(o.dtype);
-  Var x = random({m, d}, dtype, device, 1), w = random({d, d}, dtype, device, 2);
+  Var x = random_var({m, d}, dtype, device, 1), w = random_var({d, d}, dtype, device, 2);
   return Json::array(
       {row("dense", time_op(device, o.repeats, {x, w}, [&] { return ops::linear(x, w); }), 2.0 * double(m * d * d))});
 }
@@ -150,6 +122,12 @@ void run(const Options& o) {
   core::Device device = choose_device(o.device);
   core::set_deterministic(o.deterministic);
   if (o.own) ops::set_attention_engine(nullptr);
+  if (o.what == "conv") {
+    ConvBench conv = o.conv;
+    conv.batch = o.batch, conv.heads = o.heads, conv.head_dim = o.head_dim, conv.repeats = o.repeats,
+    conv.json = o.json;
+    return bench_conv(conv, device, core::parse_dtype(o.dtype));
+  }
   Json rows = o.what == "attention"    ? attention(o, device)
               : o.what == "projection" ? projection(o, device)
                                        : step(o, device);
@@ -171,9 +149,9 @@ void run(const Options& o) {
 void add_bench_command(CLI::App& app, int&) {
   auto o = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("bench", "Times on this machine");
-  command->add_option("what", o->what, "attention, projection or step")
+  command->add_option("what", o->what, "attention, conv, projection or step")
       ->required()
-      ->check(CLI::IsMember({"attention", "projection", "step"}));
+      ->check(CLI::IsMember({"attention", "conv", "projection", "step"}));
   command->add_option("--device", o->device, "auto, cpu or cuda")
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
       ->capture_default_str();
@@ -192,6 +170,13 @@ void add_bench_command(CLI::App& app, int&) {
   count("--repeats", o->repeats, "Timed calls; the median is printed");
   command->add_option("--config", o->config, "step: model, micro-batch, seq_len and precision of this YAML file");
   command->add_option("--set", o->overrides, "step: key.path=value over the file");
+  command->add_option("--lengths", o->conv.lengths, "conv: tokens, several")->check(CLI::PositiveNumber);
+  command->add_option("--segments", o->conv.segments, "conv: k, several")->check(CLI::PositiveNumber);
+  command->add_option("--tile", o->conv.tile, "conv: positions of a tile, a power of two; 0: chosen");
+  command->add_option("--window", o->conv.window, "conv: width scored exactly near the diagonal");
+  command->add_option("--fused-up-to", o->conv.fused_up_to, "conv: longest sequence for fused attention; 0: all");
+  command->add_flag("--full", o->conv.full, "conv: bidirectional");
+  command->add_option("--svg", o->conv.svg, "conv: file for a plot");
   command->add_flag("--deterministic", o->deterministic, "Only kernels that give the same bits every time");
   command->add_flag("--own-attention", o->own, "Our own fused attention where cuDNN would be taken");
   command->add_flag("--json", o->json, "The result as JSON on stdout");

@@ -1,0 +1,148 @@
+#include "trainers/commands/bench_conv.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "core/arena.h"
+#include "ops/conv_basis/conv_basis.h"
+#include "ops/fused_attention/fused_attention.h"
+#include "trainers/commands/bench_timing.h"
+#include "trainers/run/svg_axis.h"
+
+namespace basis::trainers {
+namespace {
+
+using autograd::Var;
+using Json = nlohmann::ordered_json;
+
+// The exponent e of time ~ length^e: the slope of the least-squares line through the logarithms from 16k on (all
+// lengths where there are not two that long).
+double exponent(const std::vector<std::pair<double, double>>& points) {
+  double n = 0, x = 0, y = 0, xx = 0, xy = 0;
+  int long_ones = 0;
+  for (auto [length, ms] : points) long_ones += length >= 16384;
+  for (auto [length, ms] : points) {
+    if (long_ones >= 2 && length < 16384) continue;
+    double a = std::log(length), b = std::log(ms);
+    ++n, x += a, y += b, xx += a * a, xy += a * b;
+  }
+  return n < 2 ? std::nan("") : (n * xy - x * y) / (n * xx - x * x);
+}
+
+struct Series {
+  std::string name;
+  std::vector<std::pair<double, double>> forward, both;
+};
+
+std::string plot(const std::vector<Series>& all, const std::string& title) {
+  double low_x = 1e300, high_x = 0, low_y = 1e300, high_y = 0;
+  for (const Series& s : all)
+    for (const auto* line : {&s.forward, &s.both})
+      for (auto [x, y] : *line)
+        low_x = std::min(low_x, x), high_x = std::max(high_x, x), low_y = std::min(low_y, y),
+        high_y = std::max(high_y, y);
+  Axis x = make_axis(low_x, std::max(high_x, low_x * 1.01), 6, true, false);
+  Axis y = make_axis(low_y, std::max(high_y, low_y * 1.01), 6, true, true);
+  x.begin = 70, x.end = 560, y.begin = 360, y.end = 50;
+  static constexpr const char* colours[] = {"#888888", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00"};
+  std::string svg = fmt::format(
+      "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 760 420\" font-family=\"sans-serif\" font-size=\"12\">\n"
+      "<rect width=\"760\" height=\"420\" fill=\"white\"/>\n<text x=\"70\" y=\"24\" font-size=\"15\">{}</text>\n"
+      "<text x=\"70\" y=\"40\">milliseconds by tokens; solid: forward, dashed: forward + backward</text>\n",
+      title);
+  for (double length = std::exp2(std::ceil(std::log2(low_x))); length <= high_x; length *= 4)
+    svg += fmt::format("<text x=\"{:.1f}\" y=\"380\" text-anchor=\"middle\">{}</text>\n", x.pixel(length),
+                       length >= 1048576 ? fmt::format("{:g}M", length / 1048576)
+                       : length >= 1024  ? fmt::format("{:g}k", length / 1024)
+                                         : fmt::format("{:g}", length));
+  for (double tick : y.ticks)
+    svg += fmt::format(
+        "<line x1=\"70\" x2=\"560\" y1=\"{0:.1f}\" y2=\"{0:.1f}\" stroke=\"#dddddd\"/>\n"
+        "<text x=\"62\" y=\"{1:.1f}\" text-anchor=\"end\">{2:g}</text>\n",
+        y.pixel(tick), y.pixel(tick) + 4, tick);
+  for (size_t i = 0; i < all.size(); ++i) {
+    const char* colour = colours[i % std::size(colours)];
+    for (bool both : {false, true}) {
+      std::string points;
+      for (auto [a, b] : both ? all[i].both : all[i].forward)
+        points += fmt::format("{:.1f},{:.1f} ", x.pixel(a), y.pixel(b));
+      svg += fmt::format("<polyline points=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"2\"{}/>\n", points, colour,
+                         both ? " stroke-dasharray=\"6 4\"" : "");
+    }
+    svg += fmt::format("<text x=\"575\" y=\"{}\" fill=\"{}\">{}</text>\n", 70 + 20 * i, colour, all[i].name);
+  }
+  return svg + "</svg>\n";
+}
+
+}  // namespace
+
+void bench_conv(const ConvBench& o, core::Device device, core::DType dtype) {
+  std::vector<int64_t> lengths = o.lengths;
+  if (lengths.empty())
+    for (int64_t n = 1024; n <= (device.is_cuda() ? 1048576 : 16384); n *= device.is_cuda() ? 4 : 2)
+      lengths.push_back(n);
+  std::vector<Series> all{{"fused", {}, {}}};
+  for (int64_t k : o.segments) all.push_back({fmt::format("conv-basis k={}", k), {}, {}});
+  Json rows = Json::array();
+  if (!o.json)
+    fmt::print(
+        "conv-basis attention on {}/{}, batch {}, {} heads x {}, {}; medians of {}, ms\n{:>9}  "
+        "{:<18}{:>12}{:>14}{:>13}\n",
+        name_of(device), name_of(dtype), o.batch, o.heads, o.head_dim, o.full ? "full" : "causal", o.repeats, "tokens",
+        "", "forward", "and backward", "peak MiB");
+  for (int64_t n : lengths) {
+    core::Shape shape{o.batch, n, o.heads, o.head_dim};
+    Var q = random_var(shape, dtype, device, 1), k = random_var(shape, dtype, device, 2),
+        v = random_var(shape, dtype, device, 3);
+    for (size_t i = 0; i < all.size(); ++i) {
+      if (i == 0 && o.fused_up_to > 0 && n > o.fused_up_to) continue;
+      ops::AttentionOptions fused{.causal = !o.full};
+      ops::ConvBasisOptions conv;
+      conv.causal = !o.full, conv.tile = o.tile, conv.window = o.window;
+      if (i > 0) conv.k = o.segments[i - 1];
+      core::empty_cache(device);
+      size_t before = core::memory_stats(device).in_use;
+      core::reset_peak(device);
+      Timing t = time_op(
+          device, o.repeats, {q, k, v},
+          [&] { return i == 0 ? ops::fused_attention(q, k, v, fused) : ops::conv_basis_attention(q, k, v, conv); }, 1);
+      double peak = double(core::memory_stats(device).peak - before) / 1048576;
+      all[i].forward.emplace_back(double(n), t.forward * 1e3), all[i].both.emplace_back(double(n), t.both * 1e3);
+      rows.push_back({{"tokens", n},
+                      {"name", all[i].name},
+                      {"k", i ? o.segments[i - 1] : 0},
+                      {"forward_ms", t.forward * 1e3},
+                      {"forward_backward_ms", t.both * 1e3},
+                      {"peak_mib", peak}});
+      if (!o.json)
+        fmt::print("{:>9}  {:<18}{:>12.3f}{:>14.3f}{:>13.0f}\n", n, all[i].name, t.forward * 1e3, t.both * 1e3, peak);
+    }
+  }
+  Json growth = Json::object();
+  for (const Series& s : all)
+    if (s.forward.size() > 1)
+      growth[s.name] = {{"forward", exponent(s.forward)}, {"forward_backward", exponent(s.both)}};
+  if (!o.svg.empty()) {
+    std::ofstream file(o.svg);
+    file << plot(
+        all, fmt::format("Attention on {}, {}, {} heads x {}", name_of(device), name_of(dtype), o.heads, o.head_dim));
+    if (!file) throw core::Error({.where = o.svg, .expected = "a file that can be written"});
+  }
+  if (o.json) {
+    Json result{{"bench", "conv"},         {"device", name_of(device)},
+                {"dtype", name_of(dtype)}, {"batch", o.batch},
+                {"heads", o.heads},        {"head_dim", o.head_dim},
+                {"causal", !o.full},       {"tile", o.tile},
+                {"window", o.window},      {"rows", rows},
+                {"exponent", growth}};
+    return fmt::print("{}\n", result.dump(1));
+  }
+  for (const auto& [name, e] : growth.items())
+    fmt::print("time of {} grows as tokens^{:.2f} forward, ^{:.2f} with backward\n", name, e["forward"].get<double>(),
+               e["forward_backward"].get<double>());
+}
+
+}  // namespace basis::trainers

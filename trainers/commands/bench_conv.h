@@ -1,0 +1,25 @@
+// basis bench conv: conv-basis attention against fused attention by length.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "core/device.h"
+#include "core/dtype.h"
+
+namespace basis::trainers {
+
+struct ConvBench {
+  std::vector<int64_t> lengths;       // tokens; empty: powers of two that the device does in seconds
+  std::vector<int64_t> segments{16};  // k
+  int64_t batch = 1, heads = 12, head_dim = 64, repeats = 5, tile = 0, window = 0;
+  int64_t fused_up_to = 0;  // longest sequence that fused attention is timed on; 0: all
+  bool full = false, json = false;
+  std::string svg;  // file of the plot, or empty
+};
+
+// Prints a table or JSON: forward and forward + backward in milliseconds, their growth as a fitted exponent, and the
+// memory beyond inputs at the peak.
+void bench_conv(const ConvBench& o, core::Device device, core::DType dtype);
+
+}  // namespace basis::trainers

@@ -1,0 +1,248 @@
+// Y = repeat_heads(X[:, S]) + X[:, R] C on Hopper: warp-specialised, persistent, wgmma fed by bulk tensor copies.
+//
+// A block owns tiles of 128 x 256 of Y. One thread copies, two warpgroups multiply (64 x 256 each, f32 accumulators in
+// registers). Two blocks of a cluster work on the same columns, each fetching half of C's tile for both.
+// What keeps the tensor cores busy although the reduction is short (6 steps of 64 at d = 512):
+// - the second warpgroup runs `skew` steps behind the first, so that each one's epilogue hides behind the other's
+//   products: both share every tile of C, unlike in the usual ping-pong, so shared memory is filled half as often;
+// - where X's 128 rows fit beside a ring of C's tiles (`resident`), they stay while the block walks along the columns;
+// - a thread keeps its share of the slice X[:, S] in registers for as long as the rows stay: the epilogue reads
+// nothing;
+// - C's rows are permuted within groups of 32 on their way to shared memory (by the tensor map: column 8q + 2j + e of Y
+//   goes to row 8j + 2q + e), so that a thread's accumulators are 8 adjacent columns: stores are 16 bytes wide and need
+//   no staging.
+#pragma once
+
+#include <algorithm>
+
+#include "core/cuda/convert.cuh"
+#include "core/cuda/hopper.cuh"
+#include "core/cuda/wgmma.cuh"
+
+namespace basis::ops::bd {
+
+using namespace core;
+using namespace core::hopper;
+
+constexpr int kTileM = 128, kTileN = 256, kTileK = 64;
+constexpr int kTileA = kTileM * kTileK * 2, kTileB = kTileN * kTileK * 2;  // bytes
+constexpr int kSharedBytes = 227 * 1024;
+constexpr int kMaxSlots = 8;
+
+// Tuning choices; `plan_forward` makes them.
+struct ForwardPlan {
+  int stages = 4;         // tiles of C in flight
+  bool resident = false;  // X's rows stay in shared memory: k_tiles <= kMaxSlots
+  bool runs = false;      // a cluster's tiles are one contiguous run along the columns, not every so-manieth
+  int skew = 1;           // steps of the second warpgroup behind the first; 0: none
+  bool streaming = true;  // Y is stored for eviction first
+};
+
+struct ForwardArgs {
+  CUtensorMap x, c;   // X[:, R] [M, K]; C^T [N, K] as five axes
+  const void* slice;  // X[:, S]: first element, row stride d
+  void* y;            // [M, N]
+  int m, n, d, k_tiles, row_pairs, column_tiles;
+  ForwardPlan plan;
+};
+
+struct TileRange {  // of a cluster, over row_pairs x column_tiles, columns fastest
+  int begin, end, step;
+};
+__device__ __forceinline__ TileRange tiles_of_cluster(const ForwardArgs& args) {
+  int clusters = gridDim.x / 2, cluster = blockIdx.x / 2;
+  int64_t tiles = int64_t(args.row_pairs) * args.column_tiles;
+  if (!args.plan.runs) return {cluster, int(tiles), clusters};
+  return {int(tiles * cluster / clusters), int(tiles * (cluster + 1) / clusters), 1};
+}
+
+template <class T>
+__device__ __forceinline__ void unpack(uint32_t packed, float& low, float& high) {
+  if constexpr (std::is_same_v<T, bf16>) {
+    low = __uint_as_float(packed << 16);
+    high = __uint_as_float(packed & 0xffff0000);
+  } else {
+    low = __half2float(__ushort_as_half(uint16_t(packed)));
+    high = __half2float(__ushort_as_half(uint16_t(packed >> 16)));
+  }
+}
+template <class T>
+__device__ __forceinline__ uint32_t pack(float low, float high) {
+  uint32_t packed;
+  if constexpr (std::is_same_v<T, bf16>)
+    asm("cvt.rn.bf16x2.f32 %0, %2, %1;" : "=r"(packed) : "f"(low), "f"(high));
+  else
+    asm("cvt.rn.f16x2.f32 %0, %2, %1;" : "=r"(packed) : "f"(low), "f"(high));
+  return packed;
+}
+
+// The copying thread: A's tiles where the rows change, half of every tile of B for both blocks of the cluster.
+__device__ __forceinline__ void forward_copies(const ForwardArgs& args, uint32_t a, uint32_t b, uint32_t full,
+                                               uint32_t empty, uint32_t a_full, uint32_t a_empty) {
+  const ForwardPlan& plan = args.plan;
+  TileRange range = tiles_of_cluster(args);
+  int rank = cluster_rank(), slot = 0, rows = -1;
+  uint32_t phase = 1, a_phase = 1;
+  for (int tile = range.begin; tile < range.end; tile += range.step) {
+    int pair = tile / args.column_tiles, column = tile % args.column_tiles;
+    bool new_rows = pair != rows;
+    rows = pair;
+    for (int k = 0; k < args.k_tiles; ++k) {
+      wait(empty + 8 * slot, phase);
+      arrive_expect(full + 8 * slot, kTileB + (plan.resident ? 0 : kTileA));
+      if (!plan.resident)
+        copy_2d(a + kTileA * slot, &args.x, full + 8 * slot, k * kTileK, (2 * pair + rank) * kTileM);
+      else if (new_rows) {
+        wait(a_empty + 8 * k, a_phase);
+        arrive_expect(a_full + 8 * k, kTileA);
+        copy_2d(a + kTileA * k, &args.x, a_full + 8 * k, k * kTileK, (2 * pair + rank) * kTileM);
+      }
+      copy_5d(b + kTileB * slot + kTileB / 2 * rank, &args.c, full + 8 * slot, k * kTileK,
+              column * (kTileN / 32) + kTileN / 64 * rank, 3);
+      if (++slot == plan.stages) slot = 0, phase ^= 1;
+    }
+    if (new_rows) a_phase ^= 1;
+  }
+}
+
+// One warpgroup: its 64 rows of every tile. Groups = dh / 32: how many groups of 32 columns until the slice repeats.
+template <class T, int Groups>
+__device__ __forceinline__ void forward_products(const ForwardArgs& args, int group, uint32_t a, uint32_t b,
+                                                 uint32_t full, uint32_t empty, uint32_t a_full, uint32_t a_empty) {
+  const ForwardPlan& plan = args.plan;
+  TileRange range = tiles_of_cluster(args);
+  int lane = threadIdx.x % 32, warp = threadIdx.x % 128 / 32, quad = lane % 4;
+  int slot = 0, rows = -1;
+  uint32_t phase = 0, a_phase = 1;
+  uint4 slice[Groups][2] = {};
+  float acc[kTileN / 2];
+  for (int tile = range.begin; tile < range.end; tile += range.step) {
+    int pair = tile / args.column_tiles, column = tile % args.column_tiles;
+    int row = (2 * pair + int(cluster_rank())) * kTileM + 64 * group + 16 * warp + lane / 4;
+    bool new_rows = pair != rows;
+    bool last_of_rows = tile + range.step >= range.end || (tile + range.step) / args.column_tiles != pair;
+    rows = pair;
+    if (new_rows) {
+      a_phase ^= 1;
+#pragma unroll
+      for (int h = 0; h < 2; ++h)
+        if (row + 8 * h < args.m) {
+          const T* from = static_cast<const T*>(args.slice) + int64_t(row + 8 * h) * args.d + 8 * quad;
+#pragma unroll
+          for (int g = 0; g < Groups; ++g) slice[g][h] = *reinterpret_cast<const uint4*>(from + 32 * g);
+        }
+    }
+    if (group == 1 && plan.skew) named_sync(1, 256);
+    for (int k = 0; k < args.k_tiles; ++k) {
+      if (plan.resident && new_rows) wait(a_full + 8 * k, a_phase);
+      wait(full + 8 * slot, phase);
+      uint64_t x = operand(a + kTileA * (plan.resident ? k : slot) + kTileA / 2 * group, 16, 1024);
+      uint64_t c = operand(b + kTileB * slot, 16, 1024);
+      wgmma_fence();
+#pragma unroll
+      for (int i = 0; i < kTileK / 16; ++i) wgmma<T, kTileN, 0>(acc, x + 2 * i, c + 2 * i, k + i > 0);
+      wgmma_commit();
+      if (group == 0 && k + 1 == plan.skew) named_arrive(1, 256);
+      if (k > 0) {  // the step before has finished: its tiles are free
+        wgmma_wait<1>();
+        if (lane < 2) arrive_remote(empty + 8 * (slot ? slot - 1 : plan.stages - 1), lane);
+        if (plan.resident && last_of_rows && lane == 0) arrive(a_empty + 8 * (k - 1));
+      }
+      if (++slot == plan.stages) slot = 0, phase ^= 1;
+    }
+    wgmma_wait<0>();
+    if (lane < 2) arrive_remote(empty + 8 * (slot ? slot - 1 : plan.stages - 1), lane);
+    if (plan.resident && last_of_rows && lane == 0) arrive(a_empty + 8 * (args.k_tiles - 1));
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      T* to = static_cast<T*>(args.y) + int64_t(row + 8 * h) * args.n + column * kTileN + 8 * quad;
+#pragma unroll
+      for (int g = 0; g < kTileN / 32; ++g) {
+        const uint4& s = slice[g % Groups][h];
+        uint32_t shared_part[4] = {s.x, s.y, s.z, s.w}, out[4];
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          float low, high;
+          unpack<T>(shared_part[j], low, high);
+          out[j] = pack<T>(acc[16 * g + 4 * j + 2 * h] + low, acc[16 * g + 4 * j + 2 * h + 1] + high);
+        }
+        if (row + 8 * h < args.m && column * kTileN + 32 * g < args.n) {
+          if (plan.streaming)
+            __stcs(reinterpret_cast<uint4*>(to + 32 * g), make_uint4(out[0], out[1], out[2], out[3]));
+          else
+            *reinterpret_cast<uint4*>(to + 32 * g) = make_uint4(out[0], out[1], out[2], out[3]);
+        }
+      }
+    }
+  }
+}
+
+template <class T, int Groups>
+__global__ void __cluster_dims__(2) __launch_bounds__(384, 1) forward_kernel(const __grid_constant__ ForwardArgs args) {
+  extern __shared__ uint8_t dynamic[];
+  __shared__ uint64_t barriers[4][kMaxSlots];
+  uint32_t a = (shared_address(dynamic) + 1023) / 1024 * 1024;
+  uint32_t b = a + kTileA * (args.plan.resident ? args.k_tiles : args.plan.stages);
+  uint32_t full = shared_address(barriers[0]), empty = shared_address(barriers[1]);
+  uint32_t a_full = shared_address(barriers[2]), a_empty = shared_address(barriers[3]);
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < kMaxSlots; ++i) {
+      barrier_init(full + 8 * i, 1);
+      barrier_init(empty + 8 * i, 16);  // the consuming warps of both blocks
+      barrier_init(a_full + 8 * i, 1);
+      barrier_init(a_empty + 8 * i, 8);
+    }
+    fence_barrier_init();
+  }
+  cluster_sync();
+  int group = int(threadIdx.x / 128) - 1;
+  if (group < 0) {
+    give_registers<40>();
+    if (threadIdx.x == 0) forward_copies(args, a, b, full, empty, a_full, a_empty);
+  } else {
+    take_registers<232>();
+    forward_products<T, Groups>(args, group, a, b, full, empty, a_full, a_empty);
+  }
+  cluster_sync();  // no block may leave while its neighbour still copies or arrives here
+}
+
+// How the kernel should run for this problem; see the table in README.md.
+inline ForwardPlan plan_forward(int k_tiles, int column_tiles) {
+  ForwardPlan plan;
+  plan.resident = k_tiles <= 6 && column_tiles >= 4;
+  plan.runs = plan.resident;
+  int room = kSharedBytes - 2048;
+  plan.stages = std::min(plan.resident ? (room - kTileA * k_tiles) / kTileB : room / (kTileA + kTileB), kMaxSlots);
+  return plan;
+}
+
+// Whether the kernel takes this shape. Pointers must be multiples of 16 bytes.
+inline bool forward_fits(int64_t m, int64_t n, int64_t d, int64_t dh) {
+  return (dh == 32 || dh == 64 || dh == 128) && n % 32 == 0 && d % 8 == 0 && d > dh && m > 0 && m < (1 << 30) &&
+         n < (1 << 30) && d < (1 << 30);
+}
+
+// x [m, d], c [n, d - dh] (C^T), y [m, n], all dense. The slice is the first dh channels, or the last.
+template <class T>
+void forward_hopper(const T* x, const T* c, T* y, int64_t m, int64_t n, int64_t d, int64_t dh, bool slice_in_front,
+                    ForwardPlan plan, int multiprocessors, cudaStream_t stream) {
+  constexpr bool is_bf16 = std::is_same_v<T, bf16>;
+  uint64_t rows = m, columns = n, width = d, k = d - dh;
+  ForwardArgs args{.slice = slice_in_front ? x : x + k, .y = y, .m = int(m), .n = int(n), .d = int(d), .plan = plan};
+  args.x = tensor_map<2>(slice_in_front ? x + dh : x, is_bf16, {k, rows}, {1, width}, {kTileK, kTileM});
+  args.c = tensor_map<5>(c, is_bf16, {k, 2, 4, 4, columns / 32}, {1, k, 8 * k, 2 * k, 32 * k},
+                         {kTileK, 2, 4, 4, kTileN / 64});
+  args.k_tiles = int((k + kTileK - 1) / kTileK);
+  args.row_pairs = int((m + 2 * kTileM - 1) / (2 * kTileM));
+  args.column_tiles = int((n + kTileN - 1) / kTileN);
+  // The second warpgroup holds stages back: without enough steps, its barrier could be arrived at twice.
+  args.plan.skew = args.k_tiles + plan.skew > plan.stages && plan.skew < plan.stages ? plan.skew : 0;
+  auto kernel = dh == 32 ? forward_kernel<T, 1> : dh == 64 ? forward_kernel<T, 2> : forward_kernel<T, 4>;
+  int shared = 1024 + kTileB * plan.stages + kTileA * (plan.resident ? args.k_tiles : plan.stages);
+  CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
+  int clusters = std::min<int64_t>(multiprocessors / 2, int64_t(args.row_pairs) * args.column_tiles);
+  kernel<<<2 * clusters, 384, shared, stream>>>(args);
+  CUDA_CHECK(cudaGetLastError());
+}
+
+}  // namespace basis::ops::bd

@@ -1,5 +1,6 @@
 #include "configs/yaml.h"
 
+#include <yaml-cpp/depthguard.h>
 #include <yaml-cpp/eventhandler.h>
 #include <yaml-cpp/yaml.h>
 
@@ -147,6 +148,8 @@ YamlNode parse_yaml(std::string_view text, const std::string& file) {
     YAML::Parser parser(stream);
     if (parser.HandleNextDocument(builder) && parser.HandleNextDocument(second))
       complaints.add(second.root.at, "a second document (---): a config is one document");
+  } catch (const YAML::DeepRecursion& e) {
+    fail({file, e.mark.line + 1, e.mark.column + 1}, "nested too deep for a config");
   } catch (const YAML::Exception& e) {
     fail({file, e.mark.line + 1, e.mark.column + 1}, e.msg);
   }

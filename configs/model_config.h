@@ -6,9 +6,19 @@
 namespace basis::configs {
 
 struct ProjectorConfig {
-  std::string type = "dense";
+  std::string type = "dense", basis = "pivoted", qk_slice = "front", vo_slice = "back";
+  bool qk = true, vo = true;
+  bool permuted() const { return type == "bd" && basis == "pivoted"; }
   static auto fields() {
-    return std::tuple{field("type", &ProjectorConfig::type, "how q, k, v and the output are made from x", "dense")};
+    using P = ProjectorConfig;
+    return std::tuple{
+        field("type", &P::type, "how q, k, v and the output are made from x; bd: Basis Decomposition", "dense|bd"),
+        field("qk", &P::qk, "bd: decompose the key projection (not under rotary positions)"),
+        field("vo", &P::vo, "bd: decompose the value projection"),
+        field("basis", &P::basis, "bd: how convert chose the rows; pivoted: by an order of the channels saved beside",
+              "pivoted|residual_min|first|last"),
+        field("qk_slice", &P::qk_slice, "bd: the channels all key heads share", "front|back"),
+        field("vo_slice", &P::vo_slice, "bd: the channels all value heads share", "front|back")};
   }
 };
 

@@ -10,7 +10,7 @@ namespace basis::models {
 
 EncoderBlock::EncoderBlock(const configs::ModelConfig& c, int layer)
     : dropout_(c.dropout),
-      attention_(make_projector(c), make_mixer(c, layer, false), rope_options(c), layer),
+      attention_(make_projector(c, layer), make_mixer(c, layer, false), rope_options(c), layer),
       attention_norm_(norm_type(c), c.d_model, has_bias(c), c.norm_eps),
       mlp_(mlp_options(c)),
       mlp_norm_(norm_type(c), c.d_model, has_bias(c), c.norm_eps) {

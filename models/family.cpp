@@ -38,14 +38,20 @@ Mlp::Options mlp_options(const ModelConfig& c) {
           .out_init_std = output_init_std(c)};
 }
 
-std::unique_ptr<Projector> make_projector(const ModelConfig& c) {
-  return make_dense_projector({.channels = c.d_model,
-                               .heads = c.n_head,
-                               .kv_heads = c.kv_heads(),
-                               .head_dim = c.head_width(),
-                               .bias = has_bias(c),
-                               .init_std = c.init_std,
-                               .out_init_std = output_init_std(c)});
+std::unique_ptr<Projector> make_projector(const ModelConfig& c, int layer) {
+  const configs::ProjectorConfig& p = c.attention_of(layer).projector;
+  ProjectorOptions o{.channels = c.d_model,
+                     .heads = c.n_head,
+                     .kv_heads = c.kv_heads(),
+                     .head_dim = c.head_width(),
+                     .bias = has_bias(c),
+                     .init_std = c.init_std,
+                     .out_init_std = output_init_std(c)};
+  if (p.type == "dense") return make_dense_projector(o);
+  o.rotary = rope_options(c).has_value();
+  o.bd_qk = p.qk, o.bd_vo = p.vo, o.permuted = p.permuted();
+  o.qk_back = p.qk_slice == "back", o.vo_back = p.vo_slice == "back";
+  return make_bd_projector(o);
 }
 
 std::unique_ptr<Mixer> make_mixer(const ModelConfig& c, int layer, bool causal) {

@@ -15,7 +15,7 @@ int64_t mlp_width(const configs::ModelConfig& c);
 double output_init_std(const configs::ModelConfig& c);  // of the layers that write to the residual stream
 
 Mlp::Options mlp_options(const configs::ModelConfig& c);
-std::unique_ptr<Projector> make_projector(const configs::ModelConfig& c);
+std::unique_ptr<Projector> make_projector(const configs::ModelConfig& c, int layer);
 std::unique_ptr<Mixer> make_mixer(const configs::ModelConfig& c, int layer, bool causal);
 std::optional<ops::RopeOptions> rope_options(const configs::ModelConfig& c);  // families with rotary positions
 

@@ -1,6 +1,7 @@
 #include "models/module.h"
 
 #include <algorithm>
+#include <numeric>
 
 namespace basis::models {
 namespace {
@@ -13,6 +14,12 @@ uint64_t hash(std::string_view text) {
 }
 
 Tensor initial_value(const Parameter& p, uint64_t seed, DType dtype) {
+  if (p.buffer) dtype = DType::f32;
+  if (p.init.kind == Init::Kind::count) {
+    std::vector<double> values(size_t(p.var.value().numel()));
+    std::iota(values.begin(), values.end(), 0.0);
+    return Tensor::from(values, p.var.shape()).to(dtype);
+  }
   if (p.init.kind != Init::Kind::normal)
     return Tensor::full(p.var.shape(), p.init.kind == Init::Kind::ones ? 1 : 0, dtype);
   core::HostRandom random(seed, hash(p.path));
@@ -29,10 +36,16 @@ Var& Module::parameter(Var& member, std::string name, const Shape& shape, Init i
   return member;
 }
 
+Var& Module::buffer(Var& member, std::string name, const Shape& shape) {
+  member = Var(Tensor::zeros(shape, DType::f32), false);
+  parameters_.push_back({std::move(name), &member, Init::count(), true});
+  return member;
+}
+
 void Module::collect(const std::string& prefix, std::vector<Parameter>& out) const {
   for (const Entry& e : parameters_) {
     bool known = std::any_of(out.begin(), out.end(), [&](const Parameter& p) { return p.var.same(*e.var); });
-    if (!known) out.push_back({prefix + e.name, *e.var, e.init});
+    if (!known) out.push_back({prefix + e.name, *e.var, e.init, e.buffer});
   }
   for (const auto& [name, module] : children_) module->collect(name.empty() ? prefix : prefix + name + "/", out);
 }
@@ -45,7 +58,7 @@ std::vector<Parameter> Module::parameters() const {
 
 int64_t Module::parameter_count() const {
   int64_t n = 0;
-  for (const Parameter& p : parameters()) n += p.var.value().numel();
+  for (const Parameter& p : parameters()) n += p.buffer ? 0 : p.var.value().numel();
   return n;
 }
 

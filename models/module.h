@@ -18,12 +18,13 @@ using core::DType;
 using core::Shape;
 using core::Tensor;
 
-// How a parameter starts: constant, or normal with mean 0.
+// How a parameter starts: constant, counting from 0, or normal with mean 0.
 struct Init {
-  enum class Kind { zeros, ones, normal } kind = Kind::zeros;
+  enum class Kind { zeros, ones, count, normal } kind = Kind::zeros;
   double std = 0;
   static Init zeros() { return {Kind::zeros}; }
   static Init ones() { return {Kind::ones}; }
+  static Init count() { return {Kind::count}; }
   static Init normal(double std) { return {Kind::normal, std}; }
 };
 
@@ -31,6 +32,7 @@ struct Parameter {
   std::string path;
   Var var;  // shares its value with the module's own
   Init init;
+  bool buffer = false;  // saved with the model but never trained: whole numbers in f32, whatever the model's dtype
 };
 
 class Module {
@@ -40,9 +42,9 @@ class Module {
   Module(const Module&) = delete;  // children are known by address
   Module& operator=(const Module&) = delete;
 
-  // Every parameter below this module once, in declaration order; a tied parameter under its first path.
+  // Every parameter and buffer below this module once, in declaration order; a tied parameter under its first path.
   std::vector<Parameter> parameters() const;
-  int64_t parameter_count() const;
+  int64_t parameter_count() const;  // without buffers
 
   // Creates the values on `device` (f32, or f64). Each parameter draws from its own Philox stream, named by its path,
   // so its start does not depend on what else the model holds.
@@ -51,6 +53,8 @@ class Module {
  protected:
   // Declares a parameter; its value comes with initialize() or from a checkpoint.
   Var& parameter(Var& member, std::string name, const Shape& shape, Init init);
+  // Declares a buffer: an order of channels and the like, 0, 1, 2, ... unless a checkpoint says otherwise.
+  Var& buffer(Var& member, std::string name, const Shape& shape);
   void child(std::string name, Module& module) { children_.emplace_back(std::move(name), &module); }
 
  private:
@@ -58,6 +62,7 @@ class Module {
     std::string name;
     Var* var;
     Init init;
+    bool buffer = false;
   };
   void collect(const std::string& prefix, std::vector<Parameter>& out) const;
 

@@ -100,7 +100,8 @@ void save_checkpoint(const fs::path& path, const CheckpointState& state, const m
   file.set("/", "tokenizer", state.tokenizer);
   file.set("/", "best_val_loss", state.best_val_loss);
   for (const models::Parameter& p : model.parameters())
-    write_tensor(file, "/model/" + p.path, p.var.value().to(weights.value_or(p.var.dtype())));
+    write_tensor(file, "/model/" + p.path,
+                 p.var.value().to(p.buffer ? p.var.dtype() : weights.value_or(p.var.dtype())));
   if (optimizer) {
     for (const Optimizer::Slot& s : optimizer->slots()) {
       write_tensor(file, "/optimizer/first/" + s.path, s.first);

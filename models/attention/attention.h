@@ -35,8 +35,13 @@ struct ProjectorOptions {
   int64_t channels, heads, kv_heads, head_dim;
   bool bias;
   double init_std, out_init_std;
+  bool rotary = false;  // q and k are rotated by position
+  // Basis Decomposition: of which pairs, and where in the channels the shared slices lie, after a permutation or not.
+  bool bd_qk = false, bd_vo = false, qk_back = false, vo_back = true, permuted = false;
 };
 std::unique_ptr<Projector> make_dense_projector(const ProjectorOptions& options);
+// Throws core::Error (usage) where Basis Decomposition is not exact: QK under rotary positions, heads as wide as x.
+std::unique_ptr<Projector> make_bd_projector(const ProjectorOptions& options);
 
 struct MixerOptions {
   std::string type = "fused";  // naive | fused | window | conv_basis | check

@@ -22,6 +22,14 @@ void add_convert_command(CLI::App& app, int&) {
   command->add_option("destination", o->destination, "New directory")->required();
   command->add_option("--to", o->convert.to, "basis: a run directory; hf: what transformers loads (default: the other)")
       ->check(CLI::IsMember({"basis", "hf"}));
+  command->add_option("--projector", o->convert.projector, "Attention's projections (default: as they are)")
+      ->check(CLI::IsMember({"dense", "bd"}));
+  command->add_option("--basis", o->convert.basis, "How bd chooses its rows")
+      ->check(CLI::IsMember({"pivoted", "residual_min", "first", "last"}))
+      ->capture_default_str();
+  command->add_flag("--qk,!--no-qk", o->convert.qk, "bd: decompose the key projections (not under rotary positions)")
+      ->capture_default_str();
+  command->add_flag("--vo,!--no-vo", o->convert.vo, "bd: decompose the value projections")->capture_default_str();
   command->add_option("--dtype", o->convert.dtype, "Of the stored weights (default: as the source stores them)")
       ->check(CLI::IsMember({"f32", "bf16", "f16"}));
   command->add_flag("--verify,!--no-verify", o->convert.verify, "Compare logits before and after on random tokens")

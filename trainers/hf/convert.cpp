@@ -12,6 +12,7 @@
 #include "trainers/data/bpe_json.h"
 #include "trainers/hdf5.h"
 #include "trainers/hf/directory.h"
+#include "trainers/hf/regauge.h"
 #include "trainers/run/files.h"
 #include "trainers/run/run_directory.h"
 #include "trainers/session.h"
@@ -182,7 +183,27 @@ ordered_json tensor_json(const TensorReport& t) {
   return {{"unexpected", t.unexpected}, {"buffers", t.buffers}, {"ties", t.ties}};
 }
 
-bool to_basis(const ConvertOptions& o, const Source& s) { return o.to.empty() ? s.hugging_face : o.to == "basis"; }
+bool to_basis(const ConvertOptions& o, const Source& s) {
+  bool basis = o.to.empty() ? s.hugging_face || o.projector == "bd" : o.to == "basis";
+  if (!basis && o.projector == "bd")
+    throw core::Error({.where = "--projector bd",
+                       .expected = "--to basis",
+                       .got = "--to hf",
+                       .remedy = "Hugging Face has no such attention; dense weights are written there",
+                       .code = core::ExitCode::usage});
+  return basis;
+}
+
+// The model in the form asked for; the source's own when that is it already.
+std::unique_ptr<models::Model> change_form(const ConvertOptions& o, bool basis, std::unique_ptr<models::Model> model,
+                                           ordered_json& report) {
+  if (has_bd(model->config()) && (!basis || !o.projector.empty())) model = to_dense(*model);
+  if (o.projector != "bd") return model;
+  Regauged r = to_bd(*model, {.basis = o.basis, .qk = o.qk, .vo = o.vo});
+  report["basis"] = o.basis;
+  report["layers"] = std::move(r.layers);
+  return std::move(r.model);
+}
 
 }  // namespace
 
@@ -199,12 +220,14 @@ ordered_json convert(const ConvertOptions& o) {
   std::vector<double> before;
   if (o.verify) before = random_logits(*s.model);
   report["seconds_read"] = seconds();
-  report["after"] = size_of_model(*s.model, dtype);
+  std::unique_ptr<models::Model> model = change_form(o, basis, std::move(s.model), report);
+  report["seconds_transform"] = seconds() - report["seconds_read"].get<double>();
+  report["after"] = size_of_model(*model, dtype);
   report["tensors"] = tensor_json(s.tensors);
   if (basis)
-    write_basis(staging, s, *s.model, dtype);
+    write_basis(staging, s, *model, dtype);
   else
-    write_hugging_face(staging, s, *s.model, dtype);
+    write_hugging_face(staging, s, *model, dtype);
   if (o.verify) {
     auto again =
         basis ? load_model(staging.path().string(), {"run.device=cpu"}).model : read_directory(staging.path()).model;

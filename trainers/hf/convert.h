@@ -14,6 +14,9 @@ struct ConvertOptions {
   std::filesystem::path destination;  // must not exist, or be an empty directory
   std::string to;                     // "basis" | "hf"; empty: what the source is not
   std::string dtype;                  // of the stored weights: f32 | bf16 | f16; empty: as the source stores them
+  std::string projector;              // "dense" | "bd"; empty: as the source has it, dense for Hugging Face
+  std::string basis = "pivoted";      // of bd: first | last | residual_min | pivoted
+  bool qk = true, vo = true;          // of bd: what is decomposed
   bool verify = true;                 // compare logits before and after on random tokens
 };
 

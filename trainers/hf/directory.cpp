@@ -7,6 +7,7 @@
 #include <cstring>
 #include <set>
 
+#include "models/family.h"
 #include "trainers/data/bpe_json.h"
 #include "trainers/run/files.h"
 
@@ -196,10 +197,17 @@ Directory read_directory(const fs::path& path, DType parameters) {
 
 void write_directory(const fs::path& path, const models::Model& model, DType dtype,
                      const nlohmann::ordered_json& base) {
-  const Family& family = family_of(model.config());
+  configs::ModelConfig c = model.config();
+  const Family& family = family_of(c);
   auto ours = by_path(model);
+  std::unique_ptr<models::Model> zeros;  // of the biases that Hugging Face's model has and this one leaves out
+  if (c.family != "llama" && !models::has_bias(c)) {
+    c.bias = true;
+    zeros = models::make_model(c);
+    for (auto& [path, p] : by_path(*zeros)) ours.try_emplace(path, p);
+  }
   std::map<std::string, Tensor> stored;
-  for (const TensorRule& rule : family.tensors(model.config())) {
+  for (const TensorRule& rule : family.tensors(c)) {
     auto p = ours.find(rule.path);
     if (p == ours.end())
       throw core::Error({.where = rule.path,
@@ -215,7 +223,7 @@ void write_directory(const fs::path& path, const models::Model& model, DType dty
   nlohmann::ordered_json config = base.is_object() ? base : nlohmann::ordered_json::object();
   config["architectures"] = {family.architecture};
   config["model_type"] = family.model_type;
-  family.write(model.config(), config);
+  family.write(c, config);
   const char* name = dtype == DType::bf16  ? "bfloat16"
                      : dtype == DType::f16 ? "float16"
                      : dtype == DType::f64 ? "float64"

@@ -8,6 +8,20 @@ namespace {
 
 using nlohmann::ordered_json;
 
+// One row per layer and pair: the worst head.
+std::string layer_table(const ordered_json& layers) {
+  std::string text =
+      fmt::format("{:<6} {:<4} {:>10} {:>8} {:>10} {:>10} {:>10}   {}\n", "layer", "", "cond(T)", "max|C|", "f32",
+                  "f16", "bf16", "worst head: relative error of the product after rounding");
+  for (size_t i = 0; i < layers.size(); ++i)
+    for (const auto& [pair, row] : layers[i].items()) {
+      auto max = [&row = row](const char* key) { return row[key]["max"].get<double>(); };
+      text += fmt::format("{:<6} {:<4} {:>10.3g} {:>8.3g} {:>10.2e} {:>10.2e} {:>10.2e}\n", i, pair, max("condition"),
+                          max("max_c"), max("f32"), max("f16"), max("bf16"));
+    }
+  return text;
+}
+
 std::string tensors_line(const ordered_json& names, const char* what) {
   if (names.empty()) return "";
   std::string text = fmt::format("{} {}:", names.size(), what);
@@ -24,6 +38,7 @@ std::string describe(const ordered_json& r) {
                   r["source"].get<std::string>(), r["destination"].get<std::string>(), r["family"].get<std::string>(),
                   r["dtype"].get<std::string>(), r["before"]["parameters"].get<int64_t>(),
                   r["after"]["parameters"].get<int64_t>(), mib(r["before"]), mib(r["after"]));
+  if (auto layers = r.find("layers"); layers != r.end()) text += layer_table(*layers);
   text += tensors_line(r["tensors"]["unexpected"], "tensors without a place in the model, left out");
   text += tensors_line(r["tensors"]["buffers"], "buffers left out");
   text += tensors_line(r["tensors"]["ties"], "tensors that repeat another");

@@ -15,6 +15,7 @@ Optimizer::Optimizer(const configs::OptimizerConfig& c, std::vector<models::Para
   for (models::Parameter& p : parameters) {
     const Tensor& value = p.var.value();
     device = value.device();
+    if (!p.var.requires_grad()) continue;  // a buffer, or frozen
     // Decay pulls matrices only: a norm's weight or a bias has no scale to shrink.
     double decay = value.dim() >= 2 ? c.weight_decay : 0;
     Tensor first = Tensor::zeros(value.shape(), value.dtype(), device);

@@ -1,0 +1,33 @@
+// What rounding does to the products Wq Wk^T and Wv Wo of each head, dense and in BD form.
+#pragma once
+
+#include <map>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "core/factor/basis.h"
+
+namespace basis::trainers::hf {
+
+// f64: q [H dh, d], k and v [Hkv dh, d], out [d, H dh].
+struct AttentionWeights {
+  core::Tensor q, k, v, out;
+};
+
+// Relative errors in the Frobenius norm, estimated with 32 random vectors a head.
+class LayerErrors {
+ public:
+  LayerErrors(AttentionWeights exact, int64_t head_dim, int64_t group)
+      : exact_(std::move(exact)), dh_(head_dim), group_(group) {}
+  void add(const std::string& dtype, const AttentionWeights& bd, const AttentionWeights& dense);
+  // {"qk": {"condition": {"median", "max"}, "max_c": ..., "f32": ..., "dense_f32": ..., ...}, "vo": ...}
+  nlohmann::ordered_json report(const std::vector<core::HeadFactor>& qk, const std::vector<core::HeadFactor>& vo) const;
+
+ private:
+  AttentionWeights exact_;
+  int64_t dh_, group_;
+  std::map<std::string, std::vector<double>> qk_, vo_;  // by column of the report, per head
+};
+
+}  // namespace basis::trainers::hf

@@ -1,0 +1,253 @@
+#include "trainers/hf/regauge.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+#include <numeric>
+
+#include "models/family.h"
+#include "trainers/hf/head_errors.h"
+
+namespace basis::trainers::hf {
+namespace {
+
+using configs::ModelConfig;
+using configs::ProjectorConfig;
+using core::DType;
+using core::Tensor;
+using models::Model;
+using Channels = std::vector<int64_t>;
+
+// Parameters by path, read and written as f64.
+class Weights {
+ public:
+  explicit Weights(const Model& model) {
+    for (models::Parameter& p : model.parameters()) parameters_.emplace(p.path, p);
+  }
+  bool has(const std::string& path) const { return parameters_.contains(path); }
+  Tensor get(const std::string& path) const {
+    return parameters_.at(path).var.value().to(core::cpu).to(DType::f64).contiguous();
+  }
+  void set(const std::string& path, const Tensor& value) {
+    models::Var& var = parameters_.at(path).var;
+    var.set_value(value.view(var.shape()).to(var.dtype()));
+  }
+  void set_if(const std::string& path, const Tensor& value) {
+    if (has(path)) set(path, value);
+  }
+  const std::map<std::string, models::Parameter>& all() const { return parameters_; }
+
+ private:
+  std::map<std::string, models::Parameter> parameters_;
+};
+
+// to[:, i] = from[:, channels[i]], or with `inverse` to[:, channels[i]] = from[:, i]; rows of `from` may be fewer.
+Tensor take_columns(const Tensor& from, const Channels& channels, int64_t columns, bool inverse) {
+  int64_t rows = from.size(0);
+  Tensor to = Tensor::zeros({rows, columns}, DType::f64);
+  for (int64_t i = 0; i < int64_t(channels.size()); ++i) {
+    int64_t c = channels[size_t(i)];
+    to.slice(1, inverse ? c : i, (inverse ? c : i) + 1)
+        .copy_from(from.slice(1, inverse ? i : c, (inverse ? i : c) + 1));
+  }
+  return to;
+}
+
+Tensor transposed(const Tensor& x) { return x.transpose(0, 1).contiguous(); }
+
+Channels identity(int64_t d) {
+  Channels c(static_cast<size_t>(d));
+  std::iota(c.begin(), c.end(), 0);
+  return c;
+}
+
+// Front rows first, back rows last, the others ascending between them.
+Channels order_of(int64_t d, const Channels& front, const Channels& back) {
+  Channels order = front;
+  for (int64_t i = 0; i < d; ++i)
+    if (std::find(front.begin(), front.end(), i) == front.end() && std::find(back.begin(), back.end(), i) == back.end())
+      order.push_back(i);
+  order.insert(order.end(), back.begin(), back.end());
+  return order;
+}
+
+// C_h's columns in the order in which a BdProjection reads the channels beside its slice.
+Tensor stored_c(const core::BasisFactors& f, const Channels& order, bool back) {
+  int64_t dh = int64_t(f.rows.size()), d = int64_t(order.size());
+  Channels columns;
+  for (int64_t i = back ? 0 : dh; i < (back ? d - dh : d); ++i)
+    columns.push_back(std::find(f.rest.begin(), f.rest.end(), order[size_t(i)]) - f.rest.begin());
+  return take_columns(f.c, columns, d - dh, false);
+}
+
+// The dense [H dh, d] weight of a BdProjection: the identity on its slice, C beside it.
+Tensor written_out(const Tensor& c, int64_t dh, const Channels& order, bool back) {
+  int64_t d = int64_t(order.size()), rows = c.size(0);
+  Tensor eye = Tensor::zeros({rows, dh}, DType::f64);
+  for (int64_t i = 0; i < rows; ++i) eye.data<double>()[i * dh + i % dh] = 1;
+  Channels slice(order.begin() + (back ? d - dh : 0), order.begin() + (back ? d : dh));
+  Channels beside(order.begin() + (back ? 0 : dh), order.begin() + (back ? d - dh : d));
+  Tensor w = take_columns(c, beside, d, true), s = take_columns(eye, slice, d, true);
+  for (int64_t i = 0; i < w.numel(); ++i) w.data<double>()[i] += s.data<double>()[i];
+  return w;
+}
+
+void copy_rest(const Weights& from, Weights& to) {
+  for (const auto& [path, p] : to.all())
+    if (path.find("/attention/") == std::string::npos) to.set(path, from.get(path));
+}
+
+void set_projector(ModelConfig& c, const ProjectorConfig& p) {
+  c.attention.projector = p;
+  for (auto& [layer, attention] : c.layers) attention.projector = p;
+}
+
+std::unique_ptr<Model> like(const ModelConfig& config, const Model& source) {
+  auto model = models::make_model(config);
+  DType dtype = source.parameters()[0].var.dtype();
+  for (models::Parameter& p : model->parameters())
+    if (!p.buffer) p.var.set_value(Tensor::empty(p.var.shape(), dtype));
+  return model;
+}
+
+// One layer's rows and factors.
+struct LayerBasis {
+  Channels order;
+  core::BasisFactors qk, vo;  // empty where that pair stays dense
+  ProjectorConfig projector;
+};
+
+LayerBasis factor_layer(const Weights& w, const std::string& path, int64_t dh, const RegaugeOptions& o) {
+  auto choice = core::parse_basis_choice(o.basis);
+  LayerBasis b;
+  b.projector = {.type = "bd", .basis = o.basis, .qk_slice = "front", .vo_slice = "back", .qk = o.qk, .vo = o.vo};
+  Tensor k = w.get(path + "k/weight"), v = w.get(path + "v/weight");
+  int64_t d = k.size(1);
+  if (o.qk) b.qk = core::decompose(k, dh, core::choose_basis(k, dh, choice));
+  bool pivoted = choice == core::BasisChoice::pivoted;
+  if (o.vo) b.vo = core::decompose(v, dh, core::choose_basis(v, dh, choice, pivoted ? b.qk.rows : Channels{}));
+  b.order = pivoted ? order_of(d, b.qk.rows, b.vo.rows) : identity(d);
+  if (!pivoted) {
+    b.projector.qk_slice = o.qk && b.qk.rows[0] > 0 ? "back" : "front";
+    b.projector.vo_slice = o.vo && b.vo.rows[0] > 0 ? "back" : "front";
+  }
+  return b;
+}
+
+void write_layer(const Weights& from, Weights& to, const std::string& path, const LayerBasis& b) {
+  int64_t d = int64_t(b.order.size());
+  auto reordered = [&](const std::string& name) { return take_columns(from.get(path + name), b.order, d, false); };
+  auto bias = [&](const std::string& name, auto&& change) {
+    if (from.has(path + name)) {
+      Tensor x = from.get(path + name);
+      to.set_if(path + name, change(x.view({x.numel(), 1})));
+    }
+  };
+  auto same = [](const Tensor& x) { return x; };
+  if (to.has(path + "order"))
+    to.set(path + "order", Tensor::from(std::vector<double>(b.order.begin(), b.order.end()), {d}));
+  Tensor q = reordered("q/weight"), out = transposed(from.get(path + "out/weight"));
+  if (b.projector.qk) {
+    to.set(path + "q/weight", core::apply_per_head(b.qk.t, q));
+    bias("q/bias", [&](const Tensor& x) { return core::apply_per_head(b.qk.t, x); });
+    to.set(path + "k/weight", stored_c(b.qk, b.order, b.projector.qk_slice == "back"));
+  } else {
+    to.set(path + "q/weight", q), bias("q/bias", same);
+    to.set(path + "k/weight", reordered("k/weight")), bias("k/bias", same);
+  }
+  if (b.projector.vo) {
+    to.set(path + "v/weight", stored_c(b.vo, b.order, b.projector.vo_slice == "back"));
+    bias("v/bias", [&](const Tensor& x) { return core::solve_per_head(b.vo.t, x); });
+    to.set(path + "out/weight", transposed(core::apply_per_head(b.vo.t, out)));
+  } else {
+    to.set(path + "v/weight", reordered("v/weight")), bias("v/bias", same);
+    to.set(path + "out/weight", from.get(path + "out/weight"));
+  }
+  bias("out/bias", same);
+}
+
+// The dense weights that a layer's (possibly rounded) BD weights stand for.
+AttentionWeights dense_layer(const Weights& w, const std::string& path, const ProjectorConfig& p, int64_t dh,
+                             DType rounding) {
+  auto get = [&](const std::string& name) { return w.get(path + name).to(rounding).to(DType::f64); };
+  Tensor q = get("q/weight");
+  int64_t d = q.size(1);
+  Channels order = identity(d);
+  if (w.has(path + "order")) {
+    auto values = w.get(path + "order").to_vector<double>();
+    order.assign(values.begin(), values.end());
+  }
+  auto narrow = [&](const std::string& name, bool bd, const std::string& slice) {
+    return bd ? written_out(get(name), dh, order, slice == "back") : take_columns(get(name), order, d, true);
+  };
+  bool bd = p.type == "bd";
+  return {take_columns(q, order, d, true), narrow("k/weight", bd && p.qk, p.qk_slice),
+          narrow("v/weight", bd && p.vo, p.vo_slice), get("out/weight")};
+}
+
+std::string attention_path(int64_t layer) { return fmt::format("layers/{}/attention/", layer); }
+
+}  // namespace
+
+bool has_bd(const ModelConfig& c) {
+  for (int64_t i = 0; i < c.n_layer; ++i)
+    if (c.attention_of(i).projector.type == "bd") return true;
+  return false;
+}
+
+Regauged to_bd(const Model& dense, const RegaugeOptions& o) {
+  Weights from(dense);
+  ModelConfig c = dense.config();
+  int64_t dh = c.head_width();
+  set_projector(c, {.type = "bd", .basis = o.basis, .qk = o.qk, .vo = o.vo});
+  if (o.qk && models::rope_options(c)) models::make_model(c);  // refuses it, with the reason
+  std::vector<LayerBasis> bases;
+  for (int64_t i = 0; i < c.n_layer; ++i) {
+    bases.push_back(factor_layer(from, attention_path(i), dh, o));
+    const ProjectorConfig &got = bases.back().projector, &usual = c.attention.projector;
+    if (got.qk_slice == usual.qk_slice && got.vo_slice == usual.vo_slice && !c.layers.contains(i)) continue;
+    c.layers.try_emplace(i, c.attention).first->second.projector = got;
+  }
+  Regauged r;
+  r.model = like(c, dense);
+  Weights to(*r.model);
+  copy_rest(from, to);
+  for (int64_t i = 0; i < c.n_layer; ++i) {
+    const LayerBasis& b = bases[size_t(i)];
+    std::string path = attention_path(i);
+    write_layer(from, to, path, b);
+    if (!o.report) continue;
+    AttentionWeights exact = dense_layer(from, path, {}, dh, DType::f64);
+    LayerErrors errors(exact, dh, c.n_head / c.kv_heads());
+    for (DType t : {DType::f32, DType::f16, DType::bf16})
+      errors.add(std::string(name_of(t)), dense_layer(to, path, b.projector, dh, t),
+                 dense_layer(from, path, {}, dh, t));
+    r.layers.push_back(errors.report(b.qk.heads, b.vo.heads));
+  }
+  return r;
+}
+
+std::unique_ptr<Model> to_dense(const Model& bd) {
+  Weights from(bd);
+  ModelConfig c = bd.config();
+  int64_t dh = c.head_width();
+  set_projector(c, {});
+  auto model = like(c, bd);
+  Weights to(*model);
+  copy_rest(from, to);
+  for (int64_t i = 0; i < c.n_layer; ++i) {
+    std::string path = attention_path(i);
+    AttentionWeights w = dense_layer(from, path, bd.config().attention_of(i).projector, dh, DType::f64);
+    to.set(path + "q/weight", w.q), to.set(path + "k/weight", w.k), to.set(path + "v/weight", w.v);
+    to.set(path + "out/weight", w.out);
+    for (const char* name : {"q/bias", "k/bias", "v/bias", "out/bias"}) {
+      if (!to.has(path + name)) continue;
+      bool kept = from.has(path + name);
+      to.set(path + name, kept ? from.get(path + name) : Tensor::zeros({c.kv_heads() * dh}, DType::f64));
+    }
+  }
+  return model;
+}
+
+}  // namespace basis::trainers::hf

@@ -41,7 +41,8 @@ void forward(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionO
   Call call = make_call(q, k, v, options);
   Pointers p{};
   p.q = q.raw(), p.k = k.raw(), p.v = v.raw(), p.o = o.raw(), p.lse = lse.raw();
-  if (!mma_forward(call, p, q.dtype(), q.device())) plain_forward(call, p, q.dtype(), q.device());
+  if (hopper_forward(call, p, q.dtype(), q.device()) || mma_forward(call, p, q.dtype(), q.device())) return;
+  plain_forward(call, p, q.dtype(), q.device());
 }
 
 template <class T>

@@ -1,6 +1,6 @@
 // FlashAttention-2 forward (Dao, arXiv 2307.08691) on tensor cores. A warp owns 16 M rows of queries; the block's keys
 // and values come through two buffers, so that a tile is copied while the one before is computed with.
-#include "ops/fused_attention/fused_attention_cuda_mma.cuh"
+#include "ops/fused_attention/fused_attention_cuda_softmax.cuh"
 
 namespace basis::ops::fused {
 namespace {
@@ -24,67 +24,6 @@ struct Config {
   };
 };
 
-// s[..] = -infinity where a row does not see the key. rows: the first of this warp.
-template <int M, int N>
-__device__ __forceinline__ void hide(Accumulators<M, N>& s, const Call& call, int keys, int row0, int k0) {
-  int lane = threadIdx.x % 32;
-#pragma unroll
-  for (int m = 0; m < M; ++m)
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      Seen seen = call.seen(keys, row0 + m * 16 + half * 8 + lane / 4);
-#pragma unroll
-      for (int n = 0; n < N; ++n)
-#pragma unroll
-        for (int e = 0; e < 2; ++e)
-          if (!seen.contains(k0 + n * 8 + lane % 4 * 2 + e)) s[m][n][half * 2 + e] = -INFINITY;
-    }
-}
-
-// The running softmax of this lane's rows: s becomes e^(s - top), and o and sum follow the new maximum. `scale` in
-// units of log 2. `sum` holds this lane's columns only.
-template <int M, int N, int Columns>
-__device__ __forceinline__ void online_softmax(Accumulators<M, N>& s, Accumulators<M, Columns>& o, float (&top)[M][2],
-                                               float (&sum)[M][2], float scale) {
-#pragma unroll
-  for (int m = 0; m < M; ++m)
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      float highest = top[m][half];
-#pragma unroll
-      for (int n = 0; n < N; ++n) highest = fmaxf(highest, fmaxf(s[m][n][half * 2], s[m][n][half * 2 + 1]));
-      highest = fmaxf(highest, __shfl_xor_sync(~0u, highest, 1));
-      highest = fmaxf(highest, __shfl_xor_sync(~0u, highest, 2));
-      float shift = highest == -INFINITY ? 0.0f : highest * scale;
-      float rescale = exp2_fast(top[m][half] * scale - shift), added = 0;
-      top[m][half] = highest;
-#pragma unroll
-      for (int n = 0; n < N; ++n)
-#pragma unroll
-        for (int e = half * 2; e < half * 2 + 2; ++e) {
-          s[m][n][e] = exp2_fast(s[m][n][e] * scale - shift);
-          added += s[m][n][e];
-        }
-      sum[m][half] = sum[m][half] * rescale + added;
-#pragma unroll
-      for (int n = 0; n < Columns; ++n) o[m][n][half * 2] *= rescale, o[m][n][half * 2 + 1] *= rescale;
-    }
-}
-
-template <int M, int N>
-__device__ __forceinline__ void drop(Accumulators<M, N>& p, const Call& call, int64_t row, int k0) {
-  int lane = threadIdx.x % 32;
-#pragma unroll
-  for (int m = 0; m < M; ++m)
-#pragma unroll
-    for (int half = 0; half < 2; ++half)
-#pragma unroll
-      for (int n = 0; n < N; ++n) {
-        float2 f = call.factors(row + m * 16 + half * 8 + lane / 4, k0 + n * 8 + lane % 4 * 2);
-        p[m][n][half * 2] *= f.x, p[m][n][half * 2 + 1] *= f.y;
-      }
-}
-
 // blockIdx.x = tile of queries from the last (the longest under a causal mask) x (B H) + head.
 template <class T, int Width, bool Dropout>
 __global__ void __launch_bounds__(Config<Width>::kThreads, Config<Width>::kBlocks)
@@ -106,7 +45,7 @@ __global__ void __launch_bounds__(Config<Width>::kThreads, Config<Width>::kBlock
   };
 
   Accumulators<C::kM, Width / 8> o;
-  float top[C::kM][2], sum[C::kM][2];
+  float top[C::kM][2], sum[C::kM][2], before[C::kM][2];
   clear(o);
 #pragma unroll
   for (int m = 0; m < C::kM; ++m) top[m][0] = top[m][1] = -INFINITY, sum[m][0] = sum[m][1] = 0;
@@ -128,26 +67,14 @@ __global__ void __launch_bounds__(Config<Width>::kThreads, Config<Width>::kBlock
     Accumulators<C::kM, C::kKeys / 8> s;
     multiply_transposed<T, Width, kStride>(s, q_at, by_columns<kStride>(memory.k[n % 2].data));
     if (!seen.all(k0, C::kKeys)) hide(s, call, keys, row0 + warp_row, k0);
-    online_softmax(s, o, top, sum, scale);
+    online_softmax(s, top, sum, before, scale);
+    multiply_rows(o, before);
     if constexpr (Dropout) drop(s, call, call.row(b, h, row0 + warp_row), k0);
     multiply_add<T, kStride>(o, s, by_rows<kStride>(memory.v[n % 2].data, 0));
   }
 
-  int lane = threadIdx.x % 32;
   float inverse[C::kM][2];
-#pragma unroll
-  for (int m = 0; m < C::kM; ++m)
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      float total = sum[m][half];
-      total += __shfl_xor_sync(~0u, total, 1);
-      total += __shfl_xor_sync(~0u, total, 2);
-      inverse[m][half] = total > 0 ? 1 / total : 0.0f;
-      int i = row0 + warp_row + m * 16 + half * 8 + lane / 4;
-      if (lane % 4 == 0 && i < call.T)
-        static_cast<float*>(pointers.lse)[call.row(b, h, i)] =
-            total > 0 ? top[m][half] * float(call.scale) + logf(total) : -INFINITY;
-    }
+  finish_softmax(call, static_cast<float*>(pointers.lse), b, h, row0 + warp_row, top, sum, inverse);
   store_rows(o, inverse, static_cast<T*>(pointers.o) + call.query(b, row0 + warp_row, h, call.D), ldq, call.D,
              call.T - row0 - warp_row);
 }

@@ -109,7 +109,8 @@ inline dim3 tile_grid(int64_t tiles, int64_t heads) {
 bool mma_forward(const Call& call, const Pointers& p, DType dtype, Device device);
 bool mma_backward(const Call& call, const Pointers& p, DType dtype, Device device);
 
-bool hopper_forward(const Call& call, const Pointers& p, DType dtype, Device device);  // on sm_90
+bool hopper_forward(const Call& call, const Pointers& p, DType dtype, Device device);
+bool hopper_backward(const Call& call, const Pointers& p, DType dtype, Device device);
 
 // Kernels without tensor cores: f64, f32 and whatever the others leave. D, Dv <= 256, else core::Error.
 void plain_forward(const Call& call, const Pointers& p, DType dtype, Device device);

@@ -116,6 +116,21 @@ __device__ __forceinline__ void product(float (&c)[1][16][4], uint64_t a, uint64
         "+f"(c[0][15][2]), "+f"(c[0][15][3])
       : "l"(a), "l"(b), "r"(add), "C"(PtxName<T>::value));
 }
+// The same for B [64, 16].
+template <class T>
+__device__ __forceinline__ void product(float (&c)[1][8][4], uint64_t a, uint64_t b, int add) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\nwgmma.mma_async.sync.aligned.m64n64k16.f32.%35.%35 {"
+      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, "
+      "%24, %25, %26, %27, %28, %29, %30, %31}, %32, %33, p, 1, 1, 0, 0;\n}\n"
+      : "+f"(c[0][0][0]), "+f"(c[0][0][1]), "+f"(c[0][0][2]), "+f"(c[0][0][3]), "+f"(c[0][1][0]), "+f"(c[0][1][1]),
+        "+f"(c[0][1][2]), "+f"(c[0][1][3]), "+f"(c[0][2][0]), "+f"(c[0][2][1]), "+f"(c[0][2][2]), "+f"(c[0][2][3]),
+        "+f"(c[0][3][0]), "+f"(c[0][3][1]), "+f"(c[0][3][2]), "+f"(c[0][3][3]), "+f"(c[0][4][0]), "+f"(c[0][4][1]),
+        "+f"(c[0][4][2]), "+f"(c[0][4][3]), "+f"(c[0][5][0]), "+f"(c[0][5][1]), "+f"(c[0][5][2]), "+f"(c[0][5][3]),
+        "+f"(c[0][6][0]), "+f"(c[0][6][1]), "+f"(c[0][6][2]), "+f"(c[0][6][3]), "+f"(c[0][7][0]), "+f"(c[0][7][1]),
+        "+f"(c[0][7][2]), "+f"(c[0][7][3])
+      : "l"(a), "l"(b), "r"(add), "C"(PtxName<T>::value));
+}
 // c += A B for A [64, 16] in registers and B [16, 128] in shared memory.
 template <class T>
 __device__ __forceinline__ void product(float (&c)[1][16][4], const uint32_t (&a)[4], uint64_t b) {
@@ -153,6 +168,73 @@ __device__ __forceinline__ void product(float (&c)[1][8][4], const uint32_t (&a)
         "+f"(c[0][6][0]), "+f"(c[0][6][1]), "+f"(c[0][6][2]), "+f"(c[0][6][3]), "+f"(c[0][7][0]), "+f"(c[0][7][1]),
         "+f"(c[0][7][2]), "+f"(c[0][7][3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "C"(PtxName<T>::value));
+}
+
+// c = A B^T, started: A are 64 rows of a tile from `row` on.
+template <class T, int Width, int Rows, int N>
+__device__ __forceinline__ void start_transposed(Accumulators<1, N / 8>& c, const SwizzledTile<Rows, Width>& a, int row,
+                                                 const SwizzledTile<N, Width>& b) {
+  uint32_t a_at = shared_address(a.data) + row * 128, b_at = shared_address(b.data);
+  pin(c);
+  begin_products();
+#pragma unroll
+  for (int d = 0; d < Width; d += 16)
+    product<T>(c, descriptor(a_at + d / 64 * a.kColumnBytes + d % 64 * 2, 16),
+               descriptor(b_at + d / 64 * b.kColumnBytes + d % 64 * 2, 16), d > 0);
+  commit_products();
+  pin(c);
+}
+
+// c += A B, started: A in registers.
+template <class T, int Width, int K>
+__device__ __forceinline__ void start_product(Accumulators<1, Width / 8>& c, uint32_t (&a)[K / 16][4],
+                                              const SwizzledTile<K, Width>& b) {
+  uint32_t b_at = shared_address(b.data);
+  pin(c), pin(a);
+  begin_products();
+#pragma unroll
+  for (int k = 0; k < K / 16; ++k) product<T>(c, a[k], descriptor(b_at + k * 16 * 128, b.kColumnBytes));
+  commit_products();
+  pin(c), pin(a);
+}
+
+// Accumulators as the left factor of a product.
+template <class T, int N>
+__device__ __forceinline__ void round_to(uint32_t (&p)[N / 2][4], const Accumulators<1, N>& s) {
+#pragma unroll
+  for (int k = 0; k < N / 2; ++k)
+#pragma unroll
+    for (int e = 0; e < 4; ++e) p[k][e] = pack<T>(s[0][2 * k + e / 2][e % 2 * 2], s[0][2 * k + e / 2][e % 2 * 2 + 1]);
+}
+
+// A [B, rows, heads, D] tensor for copies of `tile` rows of one head, 64 columns at a time.
+inline CUtensorMap tensor_map(const void* data, DType dtype, int b, int rows, int heads, int d, int tile) {
+  static const auto encode = [] {
+    void* function = nullptr;
+    cudaDriverEntryPointQueryResult found;
+    CUDA_CHECK(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &found));
+    return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function);
+  }();
+  CUtensorMap map;
+  cuuint64_t size[4] = {cuuint64_t(d), cuuint64_t(heads), cuuint64_t(rows), cuuint64_t(b)};
+  cuuint64_t head = cuuint64_t(d) * 2, stride[3] = {head, head * heads, head * heads * rows};  // bytes
+  cuuint32_t box[4] = {64, 1, cuuint32_t(tile), 1}, step[4] = {1, 1, 1, 1};
+  CUresult status =
+      encode(&map, dtype == DType::bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 4,
+             const_cast<void*>(data), size, stride, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE,
+             CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  if (status != CUDA_SUCCESS)
+    throw Error({.where = "fused_attention",
+                 .expected = "cuTensorMapEncodeTiled to succeed",
+                 .got = "CUresult " + std::to_string(int(status))});
+  return map;
+}
+
+inline bool is_hopper(Device device) {
+  int major = 0, minor = 0;
+  CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device.index));
+  CUDA_CHECK(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device.index));
+  return major == 9 && minor == 0;
 }
 
 }  // namespace basis::ops::fused

@@ -1,7 +1,7 @@
 // FlashAttention-2 backward (Dao, arXiv 2307.08691) on tensor cores, as two kernels instead of one with atomics. The
 // one for dk and dv computes the transposed scores k q^T, so that p^T and ds^T, as they lie in registers, are the left
 // factors of dv = p^T do and dk = ds^T q. The one for dq computes the scores once more.
-#include "ops/fused_attention/fused_attention_cuda_mma.cuh"
+#include "ops/fused_attention/fused_attention_cuda_gradients.cuh"
 
 namespace basis::ops::fused {
 namespace {
@@ -41,7 +41,7 @@ __global__ void __launch_bounds__(Config<Width, keys_shape(Width)>::kThreads, Co
   extern __shared__ __align__(16) char shared_memory[];
   auto& memory = *reinterpret_cast<typename C::Memory*>(shared_memory);
   int heads = call.B * call.Hkv, head = int(blockIdx.x) % heads, b = head / call.Hkv, g = head % call.Hkv;
-  int k0 = int(blockIdx.x) / heads * C::kOwn, keys = call.keys(b), lane = threadIdx.x % 32;
+  int k0 = int(blockIdx.x) / heads * C::kOwn, keys = call.keys(b);
   int warp_key = int(threadIdx.x) / 32 * C::kWarpRows;
   int64_t ldq = int64_t{call.H} * call.D, ldk = int64_t{call.Hkv} * call.D, first = call.key(b, k0, g, call.D);
   QueryRows see = call.rows_that_see(keys, k0, C::kOwn);
@@ -69,7 +69,6 @@ __global__ void __launch_bounds__(Config<Width, keys_shape(Width)>::kThreads, Co
     load_queries(0, 0);
   }
   uint32_t k_at = by_rows<kStride>(memory.own[0].data, warp_key), v_at = by_rows<kStride>(memory.own[1].data, warp_key);
-  float scale = float(call.scale) * kLog2e;
 
   for (int n = 0; n < steps; ++n) {
     int h = g * call.group + n / tiles, row0 = (tile0 + n % tiles) * C::kStep, buffer = n % 2;
@@ -81,50 +80,14 @@ __global__ void __launch_bounds__(Config<Width, keys_shape(Width)>::kThreads, Co
     Accumulators<C::kM, kBlocks> p, ds;  // transposed: a row is a key, a column a query
     multiply_transposed<T, Width, kStride>(p, k_at, by_columns<kStride>(q.data));
     bool masked = row0 + C::kStep > call.T || !call.seen_by_rows(keys, row0, C::kStep).all(k0, C::kOwn);
-#pragma unroll
-    for (int i = 0; i < kBlocks; ++i)
-#pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        int row = i * 8 + lane % 4 * 2 + e;
-        float shift = memory.lse[buffer][row] * kLog2e;
-        Seen seen{};
-        if (masked && row0 + row < call.T) seen = call.seen(keys, row0 + row);
-#pragma unroll
-        for (int m = 0; m < C::kM; ++m)
-#pragma unroll
-          for (int half = 0; half < 2; ++half) {
-            float& x = p[m][i][half * 2 + e];
-            x = exp2_fast(x * scale - shift);
-            if (masked && !seen.contains(k0 + warp_key + m * 16 + half * 8 + lane / 4)) x = 0;
-          }
-      }
-    [[maybe_unused]] auto factor = [&](int m, int i, int e) {
-      return call.factor(call.row(b, h, row0 + i * 8 + lane % 4 * 2 + e % 2),
-                         k0 + warp_key + m * 16 + e / 2 * 8 + lane / 4);
-    };
+    KeyTile at{call, b, h, keys, row0, k0 + warp_key, masked};
+    at.probabilities(p, memory.lse[buffer]);
     if constexpr (Wanted != kOnlyV) {
       multiply_transposed<T, Width, kStride>(ds, v_at, by_columns<kStride>(dout.data));
-#pragma unroll
-      for (int i = 0; i < kBlocks; ++i) {
-        float2 delta = *reinterpret_cast<const float2*>(&memory.delta[buffer][i * 8 + lane % 4 * 2]);
-#pragma unroll
-        for (int m = 0; m < C::kM; ++m)
-#pragma unroll
-          for (int e = 0; e < 4; ++e) {
-            float kept = 1;
-            if constexpr (Dropout) kept = factor(m, i, e);
-            ds[m][i][e] = p[m][i][e] * (ds[m][i][e] * kept - (e % 2 ? delta.y : delta.x));
-            if constexpr (Dropout) p[m][i][e] *= kept;
-          }
-      }
+      at.gradients<Dropout>(ds, p, memory.delta[buffer]);
       multiply_add<T, kStride>(dk, ds, by_rows<kStride>(q.data, 0));
     } else if constexpr (Dropout) {
-#pragma unroll
-      for (int m = 0; m < C::kM; ++m)
-#pragma unroll
-        for (int i = 0; i < kBlocks; ++i)
-#pragma unroll
-          for (int e = 0; e < 4; ++e) p[m][i][e] *= factor(m, i, e);
+      at.drop(p);
     }
     if constexpr (Wanted != kOnlyK) multiply_add<T, kStride>(dv, p, by_rows<kStride>(dout.data, 0));
   }
@@ -149,7 +112,7 @@ __global__ void __launch_bounds__(Config<Width, queries_shape(Width)>::kThreads,
   auto& memory = *reinterpret_cast<typename C::Memory*>(shared_memory);
   int heads = call.B * call.H, head = int(blockIdx.x) % heads, b = head / call.H, h = head % call.H, g = h / call.group;
   int row0 = ((call.T + C::kOwn - 1) / C::kOwn - 1 - int(blockIdx.x) / heads) * C::kOwn, keys = call.keys(b);
-  int lane = threadIdx.x % 32, warp_row = int(threadIdx.x) / 32 * C::kWarpRows;
+  int warp_row = int(threadIdx.x) / 32 * C::kWarpRows;
   int64_t ldq = int64_t{call.H} * call.D, ldk = int64_t{call.Hkv} * call.D, first = call.query(b, row0, h, call.D);
   const T *k = static_cast<const T*>(pointers.k) + call.key(b, 0, g, call.D),
           *v = static_cast<const T*>(pointers.v) + call.key(b, 0, g, call.D);
@@ -167,16 +130,10 @@ __global__ void __launch_bounds__(Config<Width, queries_shape(Width)>::kThreads,
     load_async<C::kThreads>(memory.own[1], static_cast<const T*>(pointers.dout) + first, ldq, call.D, call.T - row0);
     load_keys(tiles(0) * C::kStep, 0);
   }
-  float shift[C::kM][2], delta[C::kM][2], scales[C::kM][2], scale = float(call.scale) * kLog2e;
+  float lse[C::kM][2], delta[C::kM][2], scales[C::kM][2];
+  load_statistics(call, pointers, b, h, row0 + warp_row, lse, delta);
 #pragma unroll
-  for (int m = 0; m < C::kM; ++m)
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      int i = min(row0 + warp_row + m * 16 + half * 8 + lane / 4, call.T - 1);
-      shift[m][half] = static_cast<const float*>(pointers.lse)[call.row(b, h, i)] * kLog2e;
-      delta[m][half] = static_cast<const float*>(pointers.delta)[call.row(b, h, i)];
-      scales[m][half] = float(call.scale);
-    }
+  for (int m = 0; m < C::kM; ++m) scales[m][0] = scales[m][1] = float(call.scale);
   uint32_t q_at = by_rows<kStride>(memory.own[0].data, warp_row),
            dout_at = by_rows<kStride>(memory.own[1].data, warp_row);
 
@@ -187,37 +144,10 @@ __global__ void __launch_bounds__(Config<Width, queries_shape(Width)>::kThreads,
     if (n + 1 < tiles.count) load_keys(tiles(n + 1) * C::kStep, (n + 1) % 2);
     Accumulators<C::kM, kBlocks> p, ds;
     multiply_transposed<T, Width, kStride>(p, q_at, by_columns<kStride>(memory.walked[0][n % 2].data));
-    bool masked = !seen_by_rows.all(k0, C::kStep);
-#pragma unroll
-    for (int m = 0; m < C::kM; ++m)
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        Seen seen{};
-        if (masked) seen = call.seen(keys, row0 + warp_row + m * 16 + half * 8 + lane / 4);
-#pragma unroll
-        for (int i = 0; i < kBlocks; ++i)
-#pragma unroll
-          for (int e = 0; e < 2; ++e) {
-            float& x = p[m][i][half * 2 + e];
-            x = exp2_fast(x * scale - shift[m][half]);
-            if (masked && !seen.contains(k0 + i * 8 + lane % 4 * 2 + e)) x = 0;
-          }
-      }
+    QueryTile at{call, b, h, keys, row0 + warp_row, k0, !seen_by_rows.all(k0, C::kStep)};
+    at.probabilities(p, lse);
     multiply_transposed<T, Width, kStride>(ds, dout_at, by_columns<kStride>(memory.walked[1][n % 2].data));
-#pragma unroll
-    for (int m = 0; m < C::kM; ++m)
-#pragma unroll
-      for (int half = 0; half < 2; ++half)
-#pragma unroll
-        for (int i = 0; i < kBlocks; ++i) {
-          float2 kept{1, 1};
-          if constexpr (Dropout)
-            kept =
-                call.factors(call.row(b, h, row0 + warp_row + m * 16 + half * 8 + lane / 4), k0 + i * 8 + lane % 4 * 2);
-          float &x = ds[m][i][half * 2], &y = ds[m][i][half * 2 + 1];
-          x = p[m][i][half * 2] * (x * kept.x - delta[m][half]);
-          y = p[m][i][half * 2 + 1] * (y * kept.y - delta[m][half]);
-        }
+    at.gradients<Dropout>(ds, p, delta);
     multiply_add<T, kStride>(dq, ds, by_rows<kStride>(memory.walked[0][n % 2].data, 0));
   }
   store_rows(dq, scales, static_cast<T*>(pointers.dq) + first + warp_row * ldq, ldq, call.D, call.T - row0 - warp_row);

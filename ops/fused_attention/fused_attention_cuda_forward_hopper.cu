@@ -37,42 +37,6 @@ __device__ void produce(typename C::Memory& m, const Maps& maps, KeyTiles tiles,
   }
 }
 
-// s = q k^T of a warpgroup's rows, started.
-template <class T, int Width, int Rows, int Keys>
-__device__ __forceinline__ void start_scores(Accumulators<1, Keys / 8>& s, const SwizzledTile<Rows, Width>& q, int row,
-                                             const SwizzledTile<Keys, Width>& k) {
-  uint32_t q_at = shared_address(q.data) + row * 128, k_at = shared_address(k.data);
-  pin(s);
-  begin_products();
-#pragma unroll
-  for (int d = 0; d < Width; d += 16)
-    product<T>(s, descriptor(q_at + d / 64 * q.kColumnBytes + d % 64 * 2, 16),
-               descriptor(k_at + d / 64 * k.kColumnBytes + d % 64 * 2, 16), d > 0);
-  commit_products();
-  pin(s);
-}
-
-// o += p v, started.
-template <class T, int Width, int Keys>
-__device__ __forceinline__ void start_values(Accumulators<1, Width / 8>& o, uint32_t (&p)[Keys / 16][4],
-                                             const SwizzledTile<Keys, Width>& v) {
-  uint32_t v_at = shared_address(v.data);
-  pin(o), pin(p);
-  begin_products();
-#pragma unroll
-  for (int k = 0; k < Keys / 16; ++k) product<T>(o, p[k], descriptor(v_at + k * 16 * 128, v.kColumnBytes));
-  commit_products();
-  pin(o), pin(p);
-}
-
-template <class T, int N>
-__device__ __forceinline__ void round_to(uint32_t (&p)[N / 2][4], const Accumulators<1, N>& s) {
-#pragma unroll
-  for (int k = 0; k < N / 2; ++k)
-#pragma unroll
-    for (int e = 0; e < 4; ++e) p[k][e] = pack<T>(s[0][2 * k + e / 2][e % 2 * 2], s[0][2 * k + e / 2][e % 2 * 2 + 1]);
-}
-
 template <class T, int Width, bool Dropout>
 __device__ void consume(typename Config<Width>::Memory& m, const Call& call, const Pointers& pointers,
                         const SeenByRows& seen, KeyTiles tiles, int keys, int b, int h, int row0) {
@@ -93,7 +57,7 @@ __device__ void consume(typename Config<Width>::Memory& m, const Call& call, con
   if (tiles.count > 0) {
     wait(m.q_full, 0);
     wait(m.k_full[0], 0);
-    start_scores<T>(s, m.q, group_row, m.k[0]);
+    start_transposed<T>(s, m.q, group_row, m.k[0]);
     wait_for_products<0>();
     pin(s);
     if (first_lane) arrive(m.k_empty[0]);
@@ -102,9 +66,9 @@ __device__ void consume(typename Config<Width>::Memory& m, const Call& call, con
     for (int n = 1; n < tiles.count; ++n) {
       int next = n % 2, now = 1 - next;
       wait(m.k_full[next], n / 2 % 2);
-      start_scores<T>(s, m.q, group_row, m.k[next]);
+      start_transposed<T>(s, m.q, group_row, m.k[next]);
       wait(m.v_full[now], (n - 1) / 2 % 2);
-      start_values<T>(o, p, m.v[now]);
+      start_product<T>(o, p, m.v[now]);
       wait_for_products<1>();
       pin(s);
       if (first_lane) arrive(m.k_empty[next]);
@@ -117,7 +81,7 @@ __device__ void consume(typename Config<Width>::Memory& m, const Call& call, con
     }
     int last = tiles.count - 1;
     wait(m.v_full[last % 2], last / 2 % 2);
-    start_values<T>(o, p, m.v[last % 2]);
+    start_product<T>(o, p, m.v[last % 2]);
     wait_for_products<0>();
     pin(o);
   }
@@ -155,36 +119,6 @@ __global__ void __launch_bounds__(Config<Width>::kThreads, 1)
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;\n" ::"n"(C::kConsumerRegisters));
     consume<T, Width, Dropout>(m, call, pointers, seen, tiles, keys, b, h, row0);
   }
-}
-
-// A [B, rows, heads, D] tensor for copies of `tile` rows of one head, 64 columns at a time.
-CUtensorMap tensor_map(const void* data, DType dtype, int b, int rows, int heads, int d, int tile) {
-  static const auto encode = [] {
-    void* function = nullptr;
-    cudaDriverEntryPointQueryResult found;
-    CUDA_CHECK(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &found));
-    return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function);
-  }();
-  CUtensorMap map;
-  cuuint64_t size[4] = {cuuint64_t(d), cuuint64_t(heads), cuuint64_t(rows), cuuint64_t(b)};
-  cuuint64_t head = cuuint64_t(d) * 2, stride[3] = {head, head * heads, head * heads * rows};  // bytes
-  cuuint32_t box[4] = {64, 1, cuuint32_t(tile), 1}, step[4] = {1, 1, 1, 1};
-  CUresult status =
-      encode(&map, dtype == DType::bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 4,
-             const_cast<void*>(data), size, stride, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE,
-             CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  if (status != CUDA_SUCCESS)
-    throw Error({.where = "fused_attention",
-                 .expected = "cuTensorMapEncodeTiled to succeed",
-                 .got = "CUresult " + std::to_string(int(status))});
-  return map;
-}
-
-bool is_hopper(Device device) {
-  int major = 0, minor = 0;
-  CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device.index));
-  CUDA_CHECK(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device.index));
-  return major == 9 && minor == 0;
 }
 
 }  // namespace

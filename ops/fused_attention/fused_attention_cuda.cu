@@ -54,7 +54,8 @@ void backward(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o
   launch(delta_kernel<T>, q.device(), ceil_div(rows * 32, kThreads), kThreads, call, o.data<T>(), dout.data<T>(),
          delta.data<Accumulator<T>>(), rows);
   Pointers p{q.raw(), k.raw(), v.raw(), dout.raw(), o.raw(), lse.raw(), delta.raw(), dq.raw(), dk.raw(), dv.raw()};
-  if (!mma_backward(call, p, q.dtype(), q.device())) plain_backward(call, p, q.dtype(), q.device());
+  if (hopper_backward(call, p, q.dtype(), q.device()) || mma_backward(call, p, q.dtype(), q.device())) return;
+  plain_backward(call, p, q.dtype(), q.device());
 }
 
 template <class T>

@@ -36,18 +36,20 @@ struct KeyTile {
       }
   }
 
-  __device__ __forceinline__ float factor(int m, int n, int e) const {
-    int lane = threadIdx.x % 32;
-    return call.factor(call.row(b, h, row0 + n * 8 + lane % 4 * 2 + e % 2), key0 + m * 16 + e / 2 * 8 + lane / 4);
+  __device__ __forceinline__ void factors(int m, int n, float (&f)[4]) const {
+    factors_by_keys(call, call.row(b, h, row0 + n * 8), key0 + m * 16, f);
   }
   template <int M, int N>
   __device__ __forceinline__ void drop(Accumulators<M, N>& p) const {
 #pragma unroll
     for (int m = 0; m < M; ++m)
 #pragma unroll
-      for (int n = 0; n < N; ++n)
+      for (int n = 0; n < N; ++n) {
+        float f[4];
+        factors(m, n, f);
 #pragma unroll
-        for (int e = 0; e < 4; ++e) p[m][n][e] *= factor(m, n, e);
+        for (int e = 0; e < 4; ++e) p[m][n][e] *= f[e];
+      }
   }
 
   // dp becomes ds. Dropout: p is multiplied by its factors afterwards.
@@ -58,14 +60,15 @@ struct KeyTile {
     for (int n = 0; n < N; ++n) {
       float2 d = *reinterpret_cast<const float2*>(&delta[n * 8 + lane % 4 * 2]);
 #pragma unroll
-      for (int m = 0; m < M; ++m)
+      for (int m = 0; m < M; ++m) {
+        float f[4] = {1, 1, 1, 1};
+        if constexpr (Dropout) factors(m, n, f);
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
-          float kept = 1;
-          if constexpr (Dropout) kept = factor(m, n, e);
-          dp[m][n][e] = p[m][n][e] * (dp[m][n][e] * kept - (e % 2 ? d.y : d.x));
-          if constexpr (Dropout) p[m][n][e] *= kept;
+          dp[m][n][e] = p[m][n][e] * (dp[m][n][e] * f[e] - (e % 2 ? d.y : d.x));
+          if constexpr (Dropout) p[m][n][e] *= f[e];
         }
+      }
     }
   }
 };
@@ -102,20 +105,16 @@ struct QueryTile {
   template <bool Dropout, int M, int N>
   __device__ __forceinline__ void gradients(Accumulators<M, N>& dp, const Accumulators<M, N>& p,
                                             const float (&delta)[M][2]) const {
-    int lane = threadIdx.x % 32;
 #pragma unroll
     for (int m = 0; m < M; ++m)
 #pragma unroll
-      for (int half = 0; half < 2; ++half)
+      for (int n = 0; n < N; ++n) {
+        float f[4] = {1, 1, 1, 1};
+        if constexpr (Dropout)
+          factors_by_queries(call, call.row(b, h, row0 + m * 16 + int(threadIdx.x) % 32 / 4), k0 + n * 8, f);
 #pragma unroll
-        for (int n = 0; n < N; ++n) {
-          float2 kept{1, 1};
-          if constexpr (Dropout)
-            kept = call.factors(call.row(b, h, row0 + m * 16 + half * 8 + lane / 4), k0 + n * 8 + lane % 4 * 2);
-          float &x = dp[m][n][half * 2], &y = dp[m][n][half * 2 + 1];
-          x = p[m][n][half * 2] * (x * kept.x - delta[m][half]);
-          y = p[m][n][half * 2 + 1] * (y * kept.y - delta[m][half]);
-        }
+        for (int e = 0; e < 4; ++e) dp[m][n][e] = p[m][n][e] * (dp[m][n][e] * f[e] - delta[m][e / 2]);
+      }
   }
 };
 

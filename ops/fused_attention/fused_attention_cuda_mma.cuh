@@ -5,7 +5,7 @@
 // same).
 #pragma once
 
-#include "ops/fused_attention/fused_attention_cuda.cuh"
+#include "ops/fused_attention/fused_attention_cuda_dropout.cuh"
 
 namespace basis::ops::fused {
 

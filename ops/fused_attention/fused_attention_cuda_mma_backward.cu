@@ -11,10 +11,10 @@ struct Shape {
   int m, warps, step, blocks;
 };
 constexpr Shape keys_shape(int width) {
-  return width <= 64 ? Shape{1, 8, 64, 1} : width <= 128 ? Shape{1, 8, 64, 1} : Shape{1, 4, 32, 1};
+  return width <= 64 ? Shape{2, 4, 32, 2} : width <= 128 ? Shape{1, 4, 64, 1} : Shape{1, 4, 32, 1};
 }
 constexpr Shape queries_shape(int width) {
-  return width <= 64 ? Shape{1, 4, 64, 3} : width <= 128 ? Shape{1, 4, 64, 2} : Shape{1, 4, 32, 1};
+  return width <= 64 ? Shape{1, 4, 64, 3} : width <= 128 ? Shape{2, 4, 32, 2} : Shape{1, 4, 32, 1};
 }
 
 // Own: the tensors whose rows the block owns; Walked: those it walks through, in two buffers.

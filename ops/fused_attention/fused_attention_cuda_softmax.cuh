@@ -64,16 +64,15 @@ __device__ __forceinline__ void multiply_rows(Accumulators<M, N>& c, const float
 // `row`: of lse, this warp's first.
 template <int M, int N>
 __device__ __forceinline__ void drop(Accumulators<M, N>& p, const Call& call, int64_t row, int k0) {
-  int lane = threadIdx.x % 32;
 #pragma unroll
   for (int m = 0; m < M; ++m)
 #pragma unroll
-    for (int half = 0; half < 2; ++half)
+    for (int n = 0; n < N; ++n) {
+      float f[4];
+      factors_by_queries(call, row + m * 16 + int(threadIdx.x) % 32 / 4, k0 + n * 8, f);
 #pragma unroll
-      for (int n = 0; n < N; ++n) {
-        float2 f = call.factors(row + m * 16 + half * 8 + lane / 4, k0 + n * 8 + lane % 4 * 2);
-        p[m][n][half * 2] *= f.x, p[m][n][half * 2 + 1] *= f.y;
-      }
+      for (int e = 0; e < 4; ++e) p[m][n][e] *= f[e];
+    }
 }
 
 // Writes the log-sum-exp of this warp's rows, from row0 on, and gives 1 / sum for the outputs.

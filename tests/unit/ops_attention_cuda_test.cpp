@@ -41,6 +41,8 @@ std::vector<Setting> settings() {
                                                                {"padded", padded},
                                                                {"all", all}})
       list.push_back({name + ", D " + std::to_string(d), {2, 150, 2, d}, {2, 201, 1, d}, 0, options});
+  for (int64_t d : {64, 128, 256})  // rows of a multiple of four keys share random numbers between lanes
+    list.push_back({"dropped in fours, D " + std::to_string(d), {2, 150, 2, d}, {2, 204, 1, d}, 0, dropped});
   list.push_back({"odd D", {1, 70, 2, 13}, {1, 70, 2, 13}, 0, causal});
   list.push_back({"wide v", {1, 70, 2, 64}, {1, 90, 2, 64}, 96, causal});
   list.push_back({"one query", {2, 1, 8, 64}, {2, 300, 2, 64}, 0, all});

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Causal attention on one GPU, bf16: basis (cuDNN and own kernels) beside PyTorch's SDPA (cuDNN and flash backends).
 
-  python3 tests/bench/pytorch_attention.py [--basis build-cuda/basis] [--tokens 16384] [--repeats 30]
+  python3 tests/bench/pytorch_attention.py [--basis build-cuda/basis] [--tokens 16384] [--repeats 20]
 
 One process after another on the same GPU, random data, medians. 2048 channels whatever the head dimension; the batch
 shrinks as the sequence grows, so that every row has the same number of tokens. Milliseconds and TFLOP/s count the
@@ -22,7 +22,7 @@ parser.add_argument("--basis", default="build-cuda/basis")
 parser.add_argument("--tokens", type=int, default=16384)
 parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 2048, 4096, 8192, 16384])
 parser.add_argument("--head-dims", type=int, nargs="+", default=[64, 128])
-parser.add_argument("--repeats", type=int, default=30)
+parser.add_argument("--repeats", type=int, default=20)
 args = parser.parse_args()
 
 

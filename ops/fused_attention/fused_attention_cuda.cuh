@@ -38,6 +38,15 @@ struct QueryRows {
   int begin, end;
 };
 
+// Rows of one head in a [B,rows,heads,width] tensor.
+template <class T>
+struct Rows {
+  T* data;
+  int64_t stride;  // elements
+  int width;
+  __device__ Rows from(int row) const { return {data + row * stride, stride, width}; }
+};
+
 struct Call {
   int B, T, S, H, Hkv, D, Dv, group;  // group: query heads of a key head
   double scale;
@@ -69,6 +78,15 @@ struct Call {
   }
   __device__ int64_t query(int b, int i, int h, int width) const { return ((int64_t{b} * T + i) * H + h) * width; }
   __device__ int64_t key(int b, int j, int g, int width) const { return ((int64_t{b} * S + j) * Hkv + g) * width; }
+  // From row i or j on.
+  template <class T>
+  __device__ Rows<T> query_rows(const void* tensor, int b, int i, int h, int width) const {
+    return {static_cast<T*>(const_cast<void*>(tensor)) + query(b, i, h, width), int64_t{H} * width, width};
+  }
+  template <class T>
+  __device__ Rows<T> key_rows(const void* tensor, int b, int j, int g, int width) const {
+    return {static_cast<T*>(const_cast<void*>(tensor)) + key(b, j, g, width), int64_t{Hkv} * width, width};
+  }
   __device__ int64_t row(int b, int h, int i) const { return (int64_t{b} * H + h) * T + i; }  // of lse, delta
   // Dropout factors of the probabilities (row, j) and (row, j + 1).
   __device__ float2 factors(int64_t row, int j) const {
@@ -105,13 +123,12 @@ inline dim3 tile_grid(int64_t tiles, int64_t heads) {
   return dim3(unsigned(tiles * heads));
 }
 
-// Tensor-core kernels for bf16 and f16. False, having done nothing, for a call they do not take.
-bool mma_forward(const Call& call, const Pointers& p, DType dtype, Device device);
-bool mma_backward(const Call& call, const Pointers& p, DType dtype, Device device);
-
+// Tensor-core kernels for bf16 and f16. False, having done nothing, for a call they do not take. On sm_90:
 bool hopper_forward(const Call& call, const Pointers& p, DType dtype, Device device);
 bool hopper_backward(const Call& call, const Pointers& p, DType dtype, Device device);
-
+// On sm_80 and later:
+bool mma_forward(const Call& call, const Pointers& p, DType dtype, Device device);
+bool mma_backward(const Call& call, const Pointers& p, DType dtype, Device device);
 // Kernels without tensor cores: f64, f32 and whatever the others leave. D, Dv <= 256, else core::Error.
 void plain_forward(const Call& call, const Pointers& p, DType dtype, Device device);
 void plain_backward(const Call& call, const Pointers& p, DType dtype, Device device);

@@ -9,8 +9,10 @@ namespace {
 
 template <int Width>
 struct Config {
-  static constexpr int kConsumers = 2, kOwn = 64 * kConsumers, kStep = 64, kThreads = 128 * (1 + kConsumers);
-  static constexpr int kProducerRegisters = 24, kConsumerRegisters = 240;  // of a thread
+  static constexpr int kConsumers = Width == 64 ? 3 : 2, kOwn = 64 * kConsumers, kStep = 64,
+                       kThreads = 128 * (1 + kConsumers);
+  // Registers of a thread: the register file holds 65536.
+  static constexpr int kProducerRegisters = Width == 64 ? 32 : 24, kConsumerRegisters = Width == 64 ? 160 : 240;
   struct Memory {
     SwizzledTile<kOwn, Width> own[2];
     SwizzledTile<kStep, Width> walked[2][2];  // [tensor][buffer]
@@ -127,11 +129,10 @@ __global__ void __launch_bounds__(Config<Width>::kThreads, 1)
       pin(dk), pin(dv), pin(p_left), pin(ds_left);
       if (threadIdx.x % 32 == 0) arrive(m.empty[buffer]);
     }
-    int64_t at = call.key(b, warp_key, g, call.D), stride = int64_t{call.Hkv} * call.D;
     float unit[1][2] = {{1, 1}}, scales[1][2] = {{float(call.scale), float(call.scale)}};
     if (warp_key < call.S) {
-      store_rows(dk, scales, static_cast<T*>(pointers.dk) + at, stride, call.D, call.S - warp_key);
-      store_rows(dv, unit, static_cast<T*>(pointers.dv) + at, stride, call.D, call.S - warp_key);
+      store_rows(dk, scales, call.key_rows<T>(pointers.dk, b, warp_key, g, call.D), call.S - warp_key);
+      store_rows(dv, unit, call.key_rows<T>(pointers.dv, b, warp_key, g, call.Dv), call.S - warp_key);
     }
   }
 }
@@ -181,23 +182,28 @@ __global__ void __launch_bounds__(Config<Width>::kThreads, 1)
       if (threadIdx.x % 32 == 0) arrive(m.empty[buffer]);
     }
     if (warp_row < call.T)
-      store_rows(dq, scales, static_cast<T*>(pointers.dq) + call.query(b, warp_row, h, call.D),
-                 int64_t{call.H} * call.D, call.D, call.T - warp_row);
+      store_rows(dq, scales, call.query_rows<T>(pointers.dq, b, warp_row, h, call.D), call.T - warp_row);
   }
 }
 
 }  // namespace
 
 bool hopper_backward(const Call& call, const Pointers& p, DType dtype, Device device) {
-  if (call.D > 128 || !is_hopper(device)) return false;
+  if (max(call.D, call.Dv) > 128 || !is_hopper(device)) return false;
   return choose_mma(call, p, dtype, [&]<class T, int Padded, bool Dropout>() {
     constexpr int kWidth = Padded <= 64 ? 64 : 128;
     using C = Config<kWidth>;
     constexpr size_t kShared = sizeof(typename C::Memory) + 1024;
-    auto queries = [&](const void* x, int rows) { return tensor_map(x, dtype, call.B, call.T, call.H, call.D, rows); };
-    auto keys = [&](const void* x, int rows) { return tensor_map(x, dtype, call.B, call.S, call.Hkv, call.D, rows); };
-    Maps by_keys{{keys(p.k, C::kOwn), keys(p.v, C::kOwn)}, {queries(p.q, C::kStep), queries(p.dout, C::kStep)}};
-    Maps by_queries{{queries(p.q, C::kOwn), queries(p.dout, C::kOwn)}, {keys(p.k, C::kStep), keys(p.v, C::kStep)}};
+    auto queries = [&](const void* x, int width, int tile) {
+      return tensor_map(x, dtype, call.B, call.T, call.H, width, tile);
+    };
+    auto keys = [&](const void* x, int width, int tile) {
+      return tensor_map(x, dtype, call.B, call.S, call.Hkv, width, tile);
+    };
+    Maps by_keys{{keys(p.k, call.D, C::kOwn), keys(p.v, call.Dv, C::kOwn)},
+                 {queries(p.q, call.D, C::kStep), queries(p.dout, call.Dv, C::kStep)}};
+    Maps by_queries{{queries(p.q, call.D, C::kOwn), queries(p.dout, call.Dv, C::kOwn)},
+                    {keys(p.k, call.D, C::kStep), keys(p.v, call.Dv, C::kStep)}};
     launch_shared(keys_kernel<T, kWidth, Dropout>, device,
                   tile_grid(ceil_div(call.S, C::kOwn), int64_t{call.B} * call.Hkv), C::kThreads, kShared, call, p,
                   by_keys);

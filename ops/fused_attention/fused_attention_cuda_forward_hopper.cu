@@ -88,8 +88,7 @@ __device__ void consume(typename Config<Width>::Memory& m, const Call& call, con
   float inverse[1][2];
   finish_softmax(call, static_cast<float*>(pointers.lse), b, h, warp_row, top, sum, inverse);
   if (warp_row < call.T)
-    store_rows(o, inverse, static_cast<T*>(pointers.o) + call.query(b, warp_row, h, call.D), int64_t{call.H} * call.D,
-               call.D, call.T - warp_row);
+    store_rows(o, inverse, call.query_rows<T>(pointers.o, b, warp_row, h, call.Dv), call.T - warp_row);
 }
 
 // blockIdx.x = tile of queries from the last (the longest under a causal mask) x (B H) + head.
@@ -124,13 +123,13 @@ __global__ void __launch_bounds__(Config<Width>::kThreads, 1)
 }  // namespace
 
 bool hopper_forward(const Call& call, const Pointers& p, DType dtype, Device device) {
-  if (call.D > 128 || !is_hopper(device)) return false;
+  if (max(call.D, call.Dv) > 128 || !is_hopper(device)) return false;
   return choose_mma(call, p, dtype, [&]<class T, int Padded, bool Dropout>() {
     constexpr int kWidth = Padded <= 64 ? 64 : 128;
     using C = Config<kWidth>;
     Maps maps{tensor_map(p.q, dtype, call.B, call.T, call.H, call.D, C::kRows),
               tensor_map(p.k, dtype, call.B, call.S, call.Hkv, call.D, C::kKeys),
-              tensor_map(p.v, dtype, call.B, call.S, call.Hkv, call.D, C::kKeys)};
+              tensor_map(p.v, dtype, call.B, call.S, call.Hkv, call.Dv, C::kKeys)};
     launch_shared(hopper_kernel<T, kWidth, Dropout>, device,
                   tile_grid(ceil_div(call.T, C::kRows), int64_t{call.B} * call.H), C::kThreads,
                   sizeof(typename C::Memory) + 1024, call, p, maps);

@@ -33,19 +33,19 @@ __device__ __forceinline__ void copy_async_word(uint32_t to, const void* from, b
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;\n" ::); }
 __device__ __forceinline__ void wait_for_copies() { asm volatile("cp.async.wait_group 0;\n" ::: "memory"); }
 
-// Rows [0, rows) of `from`, `stride` elements apart and `width` (a multiple of 8) long; zeros in the rest of the tile.
-template <int Threads, int Rows, int Width, class T>
-__device__ __forceinline__ void load_async(Tile<Rows, Width>& tile, const T* from, int64_t stride, int width,
-                                           int rows) {
+// Rows [0, rows) of `from`, whose width is a multiple of 8; zeros in the rest of the tile.
+template <int Threads, int Height, int Width, class T>
+__device__ __forceinline__ void load_async(Tile<Height, Width>& tile, const Rows<T>& from, int rows) {
   constexpr int kPieces = Width / 8;
   uint32_t to = shared_address(tile.data);
 #pragma unroll
-  for (int n = 0; n < (Rows * kPieces + Threads - 1) / Threads; ++n) {
+  for (int n = 0; n < (Height * kPieces + Threads - 1) / Threads; ++n) {
     int e = int(threadIdx.x) + n * Threads;
-    if (Rows * kPieces % Threads && e >= Rows * kPieces) break;
+    if (Height * kPieces % Threads && e >= Height * kPieces) break;
     int r = e / kPieces, c = e % kPieces * 8;
-    bool valid = r < rows && c < width;
-    copy_async(to + (r * Tile<Rows, Width>::kStride + c) * 2, valid ? from + r * stride + c : from, valid);
+    bool valid = r < rows && c < from.width;
+    copy_async(to + (r * Tile<Height, Width>::kStride + c) * 2, valid ? from.data + r * from.stride + c : from.data,
+               valid);
   }
 }
 
@@ -168,10 +168,10 @@ __device__ __forceinline__ void multiply_add(Accumulators<M, N>& c, const Accumu
   }
 }
 
-// Writes this warp's rows, times `scale[m][half]`, of which the first `rows` and the first `width` columns exist.
+// Writes this warp's rows, times `scale[m][half]`, of which the first `rows` exist.
 template <class T, int M, int N>
-__device__ __forceinline__ void store_rows(const Accumulators<M, N>& c, const float (&scale)[M][2], T* to,
-                                           int64_t stride, int width, int rows) {
+__device__ __forceinline__ void store_rows(const Accumulators<M, N>& c, const float (&scale)[M][2], const Rows<T>& to,
+                                           int rows) {
   int lane = threadIdx.x % 32, column = lane % 4 * 2;
 #pragma unroll
   for (int m = 0; m < M; ++m)
@@ -181,8 +181,8 @@ __device__ __forceinline__ void store_rows(const Accumulators<M, N>& c, const fl
       if (r >= rows) continue;
 #pragma unroll
       for (int n = 0; n < N; ++n)
-        if (n * 8 < width)
-          *reinterpret_cast<uint32_t*>(to + r * stride + n * 8 + column) =
+        if (n * 8 < to.width)
+          *reinterpret_cast<uint32_t*>(to.data + r * to.stride + n * 8 + column) =
               pack<T>(c[m][n][half * 2] * scale[m][half], c[m][n][half * 2 + 1] * scale[m][half]);
     }
 }
@@ -192,8 +192,8 @@ __device__ __forceinline__ void store_rows(const Accumulators<M, N>& c, const fl
 template <class F>
 bool choose_mma(const Call& call, const Pointers& p, DType dtype, F f) {
   auto aligned = [](const void* x) { return reinterpret_cast<uintptr_t>(x) % 16 == 0; };
-  bool takes = (dtype == DType::bf16 || dtype == DType::f16) && call.D == call.Dv && call.D % 8 == 0 && call.D <= 256 &&
-               call.scale > 0;
+  bool takes = (dtype == DType::bf16 || dtype == DType::f16) && call.D % 8 == 0 && call.Dv % 8 == 0 &&
+               max(call.D, call.Dv) <= 256 && call.scale > 0;
   for (const void* x : {p.q, p.k, p.v, p.dout, static_cast<const void*>(p.o), static_cast<const void*>(p.dq),
                         static_cast<const void*>(p.dk), static_cast<const void*>(p.dv)})
     takes = takes && aligned(x);
@@ -201,12 +201,13 @@ bool choose_mma(const Call& call, const Pointers& p, DType dtype, F f) {
   auto with_width = [&]<class T, int Width>() {
     call.dropout > 0 ? f.template operator()<T, Width, true>() : f.template operator()<T, Width, false>();
   };
+  int width = max(call.D, call.Dv);
   auto with_type = [&]<class T>() {
-    call.D <= 32    ? with_width.template operator()<T, 32>()
-    : call.D <= 64  ? with_width.template operator()<T, 64>()
-    : call.D <= 96  ? with_width.template operator()<T, 96>()
-    : call.D <= 128 ? with_width.template operator()<T, 128>()
-                    : with_width.template operator()<T, 256>();
+    width <= 32    ? with_width.template operator()<T, 32>()
+    : width <= 64  ? with_width.template operator()<T, 64>()
+    : width <= 96  ? with_width.template operator()<T, 96>()
+    : width <= 128 ? with_width.template operator()<T, 128>()
+                   : with_width.template operator()<T, 256>();
   };
   dtype == DType::bf16 ? with_type.template operator()<bf16>() : with_type.template operator()<f16>();
   return true;

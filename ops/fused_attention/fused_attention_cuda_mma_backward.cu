@@ -43,16 +43,15 @@ __global__ void __launch_bounds__(Config<Width, keys_shape(Width)>::kThreads, Co
   int heads = call.B * call.Hkv, head = int(blockIdx.x) % heads, b = head / call.Hkv, g = head % call.Hkv;
   int k0 = int(blockIdx.x) / heads * C::kOwn, keys = call.keys(b);
   int warp_key = int(threadIdx.x) / 32 * C::kWarpRows;
-  int64_t ldq = int64_t{call.H} * call.D, ldk = int64_t{call.Hkv} * call.D, first = call.key(b, k0, g, call.D);
   QueryRows see = call.rows_that_see(keys, k0, C::kOwn);
   int tile0 = see.begin / C::kStep, tiles = max(0, (see.end + C::kStep - 1) / C::kStep - tile0);
   int steps = tiles * call.group;  // (head of the group, tile of queries)
 
   auto load_queries = [&](int n, int buffer) {
     int h = g * call.group + n / tiles, row0 = (tile0 + n % tiles) * C::kStep, rows = call.T - row0;
-    int64_t at = call.query(b, row0, h, call.D), stats = call.row(b, h, row0);
-    load_async<C::kThreads>(memory.walked[0][buffer], static_cast<const T*>(pointers.q) + at, ldq, call.D, rows);
-    load_async<C::kThreads>(memory.walked[1][buffer], static_cast<const T*>(pointers.dout) + at, ldq, call.D, rows);
+    int64_t stats = call.row(b, h, row0);
+    load_async<C::kThreads>(memory.walked[0][buffer], call.query_rows<T>(pointers.q, b, row0, h, call.D), rows);
+    load_async<C::kThreads>(memory.walked[1][buffer], call.query_rows<T>(pointers.dout, b, row0, h, call.Dv), rows);
     for (int r = threadIdx.x; r < C::kStep; r += C::kThreads) {
       int64_t from = r < rows ? stats + r : stats;
       copy_async_word(shared_address(&memory.lse[buffer][r]), static_cast<const float*>(pointers.lse) + from, r < rows);
@@ -64,8 +63,8 @@ __global__ void __launch_bounds__(Config<Width, keys_shape(Width)>::kThreads, Co
   Accumulators<C::kM, Width / 8> dk, dv;
   clear(dk), clear(dv);
   if (steps > 0) {
-    load_async<C::kThreads>(memory.own[0], static_cast<const T*>(pointers.k) + first, ldk, call.D, call.S - k0);
-    load_async<C::kThreads>(memory.own[1], static_cast<const T*>(pointers.v) + first, ldk, call.D, call.S - k0);
+    load_async<C::kThreads>(memory.own[0], call.key_rows<T>(pointers.k, b, k0, g, call.D), call.S - k0);
+    load_async<C::kThreads>(memory.own[1], call.key_rows<T>(pointers.v, b, k0, g, call.Dv), call.S - k0);
     load_queries(0, 0);
   }
   uint32_t k_at = by_rows<kStride>(memory.own[0].data, warp_key), v_at = by_rows<kStride>(memory.own[1].data, warp_key);
@@ -92,13 +91,12 @@ __global__ void __launch_bounds__(Config<Width, keys_shape(Width)>::kThreads, Co
     if constexpr (Wanted != kOnlyK) multiply_add<T, kStride>(dv, p, by_rows<kStride>(dout.data, 0));
   }
 
-  int64_t at = first + warp_key * ldk;
-  int left = call.S - k0 - warp_key;
+  int from = k0 + warp_key, left = call.S - from;
   float unit[C::kM][2], scales[C::kM][2];
 #pragma unroll
   for (int m = 0; m < C::kM; ++m) unit[m][0] = unit[m][1] = 1, scales[m][0] = scales[m][1] = float(call.scale);
-  if constexpr (Wanted != kOnlyV) store_rows(dk, scales, static_cast<T*>(pointers.dk) + at, ldk, call.D, left);
-  if constexpr (Wanted != kOnlyK) store_rows(dv, unit, static_cast<T*>(pointers.dv) + at, ldk, call.D, left);
+  if constexpr (Wanted != kOnlyV) store_rows(dk, scales, call.key_rows<T>(pointers.dk, b, from, g, call.D), left);
+  if constexpr (Wanted != kOnlyK) store_rows(dv, unit, call.key_rows<T>(pointers.dv, b, from, g, call.Dv), left);
 }
 
 // blockIdx.x = tile of queries from the last x (B H) + head.
@@ -113,12 +111,10 @@ __global__ void __launch_bounds__(Config<Width, queries_shape(Width)>::kThreads,
   int heads = call.B * call.H, head = int(blockIdx.x) % heads, b = head / call.H, h = head % call.H, g = h / call.group;
   int row0 = ((call.T + C::kOwn - 1) / C::kOwn - 1 - int(blockIdx.x) / heads) * C::kOwn, keys = call.keys(b);
   int warp_row = int(threadIdx.x) / 32 * C::kWarpRows;
-  int64_t ldq = int64_t{call.H} * call.D, ldk = int64_t{call.Hkv} * call.D, first = call.query(b, row0, h, call.D);
-  const T *k = static_cast<const T*>(pointers.k) + call.key(b, 0, g, call.D),
-          *v = static_cast<const T*>(pointers.v) + call.key(b, 0, g, call.D);
+  Rows<T> k = call.key_rows<T>(pointers.k, b, 0, g, call.D), v = call.key_rows<T>(pointers.v, b, 0, g, call.Dv);
   auto load_keys = [&](int j, int buffer) {
-    load_async<C::kThreads>(memory.walked[0][buffer], k + j * ldk, ldk, call.D, call.S - j);
-    load_async<C::kThreads>(memory.walked[1][buffer], v + j * ldk, ldk, call.D, call.S - j);
+    load_async<C::kThreads>(memory.walked[0][buffer], k.from(j), call.S - j);
+    load_async<C::kThreads>(memory.walked[1][buffer], v.from(j), call.S - j);
     commit_copies();
   };
   Accumulators<C::kM, Width / 8> dq;
@@ -126,8 +122,8 @@ __global__ void __launch_bounds__(Config<Width, queries_shape(Width)>::kThreads,
   SeenByRows seen_by_rows = call.seen_by_rows(keys, row0, C::kOwn);
   KeyTiles tiles = seen_by_rows.tiles(C::kStep);
   if (tiles.count > 0) {
-    load_async<C::kThreads>(memory.own[0], static_cast<const T*>(pointers.q) + first, ldq, call.D, call.T - row0);
-    load_async<C::kThreads>(memory.own[1], static_cast<const T*>(pointers.dout) + first, ldq, call.D, call.T - row0);
+    load_async<C::kThreads>(memory.own[0], call.query_rows<T>(pointers.q, b, row0, h, call.D), call.T - row0);
+    load_async<C::kThreads>(memory.own[1], call.query_rows<T>(pointers.dout, b, row0, h, call.Dv), call.T - row0);
     load_keys(tiles(0) * C::kStep, 0);
   }
   float lse[C::kM][2], delta[C::kM][2], scales[C::kM][2];
@@ -150,7 +146,7 @@ __global__ void __launch_bounds__(Config<Width, queries_shape(Width)>::kThreads,
     at.gradients<Dropout>(ds, p, delta);
     multiply_add<T, kStride>(dq, ds, by_rows<kStride>(memory.walked[0][n % 2].data, 0));
   }
-  store_rows(dq, scales, static_cast<T*>(pointers.dq) + first + warp_row * ldq, ldq, call.D, call.T - row0 - warp_row);
+  store_rows(dq, scales, call.query_rows<T>(pointers.dq, b, row0 + warp_row, h, call.D), call.T - row0 - warp_row);
 }
 
 }  // namespace

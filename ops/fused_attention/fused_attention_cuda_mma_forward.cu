@@ -35,12 +35,10 @@ __global__ void __launch_bounds__(Config<Width>::kThreads, Config<Width>::kBlock
   int heads = call.B * call.H, head = int(blockIdx.x) % heads, b = head / call.H, h = head % call.H, g = h / call.group;
   int row0 = ((call.T + C::kRows - 1) / C::kRows - 1 - int(blockIdx.x) / heads) * C::kRows, keys = call.keys(b);
   int warp_row = int(threadIdx.x) / 32 * C::kWarpRows;
-  int64_t ldq = int64_t{call.H} * call.D, ldk = int64_t{call.Hkv} * call.D;
-  const T *k = static_cast<const T*>(pointers.k) + call.key(b, 0, g, call.D),
-          *v = static_cast<const T*>(pointers.v) + call.key(b, 0, g, call.D);
+  Rows<T> k = call.key_rows<T>(pointers.k, b, 0, g, call.D), v = call.key_rows<T>(pointers.v, b, 0, g, call.Dv);
   auto load_keys = [&](int k0, int buffer) {
-    load_async<C::kThreads>(memory.k[buffer], k + k0 * ldk, ldk, call.D, call.S - k0);
-    load_async<C::kThreads>(memory.v[buffer], v + k0 * ldk, ldk, call.D, call.S - k0);
+    load_async<C::kThreads>(memory.k[buffer], k.from(k0), call.S - k0);
+    load_async<C::kThreads>(memory.v[buffer], v.from(k0), call.S - k0);
     commit_copies();
   };
 
@@ -53,8 +51,7 @@ __global__ void __launch_bounds__(Config<Width>::kThreads, Config<Width>::kBlock
   KeyTiles tiles = seen.tiles(C::kKeys);
   float scale = float(call.scale) * kLog2e;
   if (tiles.count > 0) {
-    load_async<C::kThreads>(memory.q, static_cast<const T*>(pointers.q) + call.query(b, row0, h, call.D), ldq, call.D,
-                            call.T - row0);
+    load_async<C::kThreads>(memory.q, call.query_rows<T>(pointers.q, b, row0, h, call.D), call.T - row0);
     load_keys(tiles(0) * C::kKeys, 0);
   }
   uint32_t q_at = by_rows<kStride>(memory.q.data, warp_row);
@@ -75,8 +72,7 @@ __global__ void __launch_bounds__(Config<Width>::kThreads, Config<Width>::kBlock
 
   float inverse[C::kM][2];
   finish_softmax(call, static_cast<float*>(pointers.lse), b, h, row0 + warp_row, top, sum, inverse);
-  store_rows(o, inverse, static_cast<T*>(pointers.o) + call.query(b, row0 + warp_row, h, call.D), ldq, call.D,
-             call.T - row0 - warp_row);
+  store_rows(o, inverse, call.query_rows<T>(pointers.o, b, row0 + warp_row, h, call.Dv), call.T - row0 - warp_row);
 }
 
 }  // namespace

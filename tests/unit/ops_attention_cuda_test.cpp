@@ -45,6 +45,8 @@ std::vector<Setting> settings() {
     list.push_back({"dropped in fours, D " + std::to_string(d), {2, 150, 2, d}, {2, 204, 1, d}, 0, dropped});
   list.push_back({"odd D", {1, 70, 2, 13}, {1, 70, 2, 13}, 0, causal});
   list.push_back({"wide v", {1, 70, 2, 64}, {1, 90, 2, 64}, 96, causal});
+  list.push_back({"narrow v", {1, 140, 2, 128}, {1, 190, 1, 128}, 64, all});
+  list.back().options.key_lengths = {};
   list.push_back({"one query", {2, 1, 8, 64}, {2, 300, 2, 64}, 0, all});
   list.push_back({"rows that see nothing", {2, 65, 2, 64}, {2, 65, 2, 64}, 0, window});
   list.back().options.key_lengths = Tensor::from(std::vector<int32_t>{5, 65}, {2});

@@ -2,6 +2,7 @@
 
 #include "ops/cast/cast.h"
 #include "ops/dropout/dropout.h"
+#include "ops/gelu_mlp/gelu_mlp.h"
 #include "ops/layer_norm/layer_norm.h"
 #include "ops/linear/linear.h"
 #include "ops/pointwise/pointwise.h"
@@ -56,6 +57,9 @@ Mlp::Mlp(const Options& o)
 }
 
 Var Mlp::operator()(const Pass& pass, const Var& x) const {
+  if (activation_ == Activation::gelu_tanh)
+    return ops::gelu_mlp(x, operand(pass, up_.weight), operand(pass, up_.bias), operand(pass, down_.weight),
+                         operand(pass, down_.bias));
   Var h = up_(pass, x);  // [B,T,F]
   switch (activation_) {
     case Activation::swiglu:
@@ -67,8 +71,7 @@ Var Mlp::operator()(const Pass& pass, const Var& x) const {
     case Activation::gelu_erf:
       h = ops::gelu_erf(h);
       break;
-    case Activation::gelu_tanh:
-      h = ops::gelu_tanh(h);
+    case Activation::gelu_tanh:  // above
       break;
   }
   return down_(pass, h);  // [B,T,C]

@@ -7,6 +7,13 @@
 
 namespace basis::core {
 
+// What a GEMM does to its product P (bias included) on the way out. GELU is the tanh form.
+enum class Epilogue : uint8_t {
+  none,          // C = P
+  gelu,          // aux = P, C = gelu(P)
+  gelu_backward  // C = P gelu'(aux), and `bias`, when given, receives C's column sums instead of being added
+};
+
 // C = alpha op(A) op(B) + beta C, with op(A) [m, k], op(B) [k, n], C [m, n]; `batch` products at the given strides
 // (elements). Leading dimensions are row strides of the stored matrices.
 struct Gemm {
@@ -18,7 +25,9 @@ struct Gemm {
   int64_t lda = 0, ldb = 0, ldc = 0;
   int64_t stride_a = 0, stride_b = 0, stride_c = 0;
   double alpha = 1, beta = 0;
-  const void* bias = nullptr;  // [n], added to every row, or null. CUDA adds it in the epilogue.
+  const void* bias = nullptr;          // [n], added to every row, or null. CUDA adds it in the epilogue.
+  Epilogue epilogue = Epilogue::none;  // others: CUDA, bf16 and f16, n a multiple of 8, one batch, beta 0
+  void* aux = nullptr;                 // [m, n], rows of n
 };
 
 void gemm(const Gemm& g, DType dtype, Device device);

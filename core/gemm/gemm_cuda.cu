@@ -37,11 +37,23 @@ struct Plan {
 };
 
 using Key = std::tuple<int, int, bool, bool, bool, bool, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t,
-                       int64_t, int64_t, int64_t, int, int, int, int>;
+                       int64_t, int64_t, int64_t, int, int, int, int, int>;
 
 template <class T>
 void set(cublasLtMatmulDesc_t op, cublasLtMatmulDescAttributes_t what, T value) {
   CUDA_CHECK(cublasLtMatmulDescSetAttribute(op, what, &value, sizeof value));
+}
+
+cublasLtEpilogue_t epilogue_of(const Gemm& g) {
+  bool bias = g.bias != nullptr;
+  if (g.epilogue == Epilogue::gelu) return bias ? CUBLASLT_EPILOGUE_GELU_AUX_BIAS : CUBLASLT_EPILOGUE_GELU_AUX;
+  if (g.epilogue == Epilogue::gelu_backward) return bias ? CUBLASLT_EPILOGUE_DGELU_BGRAD : CUBLASLT_EPILOGUE_DGELU;
+  return bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
+}
+
+void set_pointers(cublasLtMatmulDesc_t op, const Gemm& g) {
+  if (g.bias) set(op, CUBLASLT_MATMUL_DESC_BIAS_POINTER, g.bias);
+  if (g.epilogue != Epilogue::none) set(op, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, g.aux);
 }
 
 cublasLtMatrixLayout_t layout(cudaDataType_t type, int64_t rows, int64_t cols, int64_t ld, int64_t batch,
@@ -63,10 +75,9 @@ Plan make_plan(cublasLtHandle_t handle, const Gemm& g, DType dtype) {
   CUDA_CHECK(cublasLtMatmulDescCreate(&p.op, t.compute, t.scale));
   set(p.op, CUBLASLT_MATMUL_DESC_TRANSA, g.trans_b ? CUBLAS_OP_T : CUBLAS_OP_N);
   set(p.op, CUBLASLT_MATMUL_DESC_TRANSB, g.trans_a ? CUBLAS_OP_T : CUBLAS_OP_N);
-  if (g.bias) {
-    set(p.op, CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
-    set(p.op, CUBLASLT_MATMUL_DESC_BIAS_POINTER, g.bias);
-  }
+  set(p.op, CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue_of(g));
+  if (g.epilogue != Epilogue::none) set(p.op, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, g.n);
+  set_pointers(p.op, g);
   p.a = layout(t.data, g.trans_b ? g.k : g.n, g.trans_b ? g.n : g.k, g.ldb, g.batch, g.stride_b);
   p.b = layout(t.data, g.trans_a ? g.m : g.k, g.trans_a ? g.k : g.m, g.lda, g.batch, g.stride_a);
   p.c = layout(t.data, g.n, g.m, g.ldc, g.batch, g.stride_c);
@@ -127,11 +138,12 @@ void gemm_cuda(const Gemm& g, DType dtype, Device device) {
           alignment_of(g.a),
           alignment_of(g.b),
           alignment_of(g.c),
-          alignment_of(g.bias)};
+          alignment_of(g.bias),
+          int(g.epilogue)};
   auto found = lib.plans.find(key);
   if (found == lib.plans.end()) found = lib.plans.emplace(key, make_plan(lib.handle, g, dtype)).first;
   Plan& p = found->second;
-  if (g.bias) set(p.op, CUBLASLT_MATMUL_DESC_BIAS_POINTER, g.bias);
+  set_pointers(p.op, g);
   float alpha32 = float(g.alpha), beta32 = float(g.beta);
   bool wide = dtype == DType::f64;
   const void* alpha = wide ? static_cast<const void*>(&g.alpha) : &alpha32;

@@ -3,6 +3,7 @@
 #include "ops/common/attention.h"
 #include "ops/conv_basis/conv_basis.h"
 #include "ops/layer_norm/layer_norm.h"
+#include "ops/linear/linear.h"
 #include "ops/naive_attention/naive_attention.h"
 #include "ops/pointwise/pointwise.h"
 #include "ops/rms_norm/rms_norm.h"
@@ -25,6 +26,10 @@ constexpr double kEps = 1e-5;  // the norms' samples use the default
           return Vars{conv_basis_naive(in[0], in[1], in[2], *static_cast<const ConvBasisOptions*>(attrs))};
         }) &&
     autograd::set_reference("swiglu", [](const void*, const Vars& in) { return Vars{mul(silu(in[0]), in[1])}; }) &&
+    autograd::set_reference("gelu_mlp",
+                            [](const void*, const Vars& in) {
+                              return Vars{linear(gelu_tanh(linear(in[0], in[1], in[2])), in[3], in[4])};
+                            }) &&
     autograd::set_reference("add_layer_norm",
                             [](const void*, const Vars& in) {
                               Var sum = add(in[0], in[1]);

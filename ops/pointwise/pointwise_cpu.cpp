@@ -1,5 +1,5 @@
 #include "core/parallel.h"
-#include "ops/pointwise/functors.h"
+#include "ops/common/functors.h"
 #include "ops/pointwise/pointwise.h"
 
 namespace basis::ops {

@@ -1,0 +1,22 @@
+// GPT-2's MLP as one op, so that a GPU's matrix products do GELU, its slope and the first bias's gradient on their way
+// out instead of three more passes over the hidden channels.
+#pragma once
+
+#include "ops/common/check.h"
+
+namespace basis::ops {
+
+// x [..., C], up [F, C], up_bias [F], down [C', F], down_bias [C'] -> [..., C']; the biases are given together or not
+// at all. GELU is the tanh form.
+Var gelu_mlp(const Var& x, const Var& up, const Var& up_bias, const Var& down, const Var& down_bias);
+
+// x [N, C]: pre = x up^T + bias, hidden = gelu(pre), both [N, F].
+inline constinit KernelTable<void(const Tensor& x, const Tensor& up, const Tensor& bias, const Tensor& pre,
+                                  const Tensor& hidden)>
+    gelu_mlp_up{"gelu_mlp"};
+// dpre [N, F] = (dy down) gelu'(pre); dbias [F] = its column sums, or undefined.
+inline constinit KernelTable<void(const Tensor& dy, const Tensor& down, const Tensor& pre, const Tensor& dpre,
+                                  const Tensor& dbias)>
+    gelu_mlp_down_backward{"gelu_mlp backward"};
+
+}  // namespace basis::ops

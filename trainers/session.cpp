@@ -141,7 +141,10 @@ Loaded load_model(const std::string& path, const std::vector<std::string>& overr
   loaded.step = state.step;
   if (!state.tokenizer.empty()) loaded.tokenizer = parse_tokenizer(state.tokenizer, file.string());
   loaded.model = models::make_model(loaded.config.model);
-  loaded.model->initialize(0, choose_device(loaded.config.run.device), parameter_dtype(loaded.config));
+  core::Device device = choose_device(loaded.config.run.device);
+  for (models::Parameter& p : loaded.model->parameters())  // what the checkpoint fills
+    p.var.set_value(
+        core::Tensor::empty(p.var.shape(), p.buffer ? p.var.dtype() : parameter_dtype(loaded.config), device));
   load_checkpoint(file, *loaded.model, nullptr);
   return loaded;
 }

@@ -78,15 +78,15 @@ void exchange(const std::vector<Matrix>& q, const std::vector<char>& free, std::
       b[size_t(h)] = t.transpose().partialPivLu().solve(q[size_t(h)].transpose()).transpose();
     }
   });
-  Eigen::ArrayXXd gain(d, dh);
+  Eigen::Array<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor> gain(d, dh);
   for (int64_t round = 0; round < 2 * dh; ++round) {
     parallel_for(d, 16, [&](int64_t begin, int64_t end) {
       auto part = gain.middleRows(begin, end - begin);
-      part.setZero();
-      for (const Matrix& m : b) part += (m.middleRows(begin, end - begin).array().square() + 1e-300).log();
+      part.setOnes();  // products of |B|: what underflows is no candidate
+      for (const Matrix& m : b) part *= m.middleRows(begin, end - begin).array().abs();
     });
     int64_t from = 0, to = -1;
-    double best = kWorth * double(heads);
+    double best = std::exp(kWorth * double(heads));
     for (int64_t i = 0; i < d; ++i)
       for (int64_t j = 0; open[size_t(i)] && j < dh; ++j)
         if (gain(i, j) > best) best = gain(i, j), to = i, from = j;
@@ -110,7 +110,7 @@ void exchange(const std::vector<Matrix>& q, const std::vector<char>& free, std::
 // Mean over heads of ||W[R] - C W[S]||_F / ||W||_F as the paper's residual; 0 in exact arithmetic, so it sees
 // conditioning.
 double residual(const Tensor& weight, int64_t dh, std::span<const int64_t> rows) {
-  int64_t heads = weight.size(0) / dh, d = weight.size(1);
+  int64_t heads = weight.size(0) / dh;
   double sum = 0;
   for (int64_t h = 0; h < heads; ++h) {
     Eigen::MatrixXf w = matrix(weight, h * dh, dh).transpose().cast<float>(), t(dh, dh);
@@ -118,7 +118,6 @@ double residual(const Tensor& weight, int64_t dh, std::span<const int64_t> rows)
     Eigen::MatrixXf c = t.transpose().partialPivLu().solve(w.transpose()).transpose();
     sum += double((w - c * t).norm()) / std::max(1e-300, double(w.norm()));
   }
-  (void)d;
   return std::isfinite(sum) ? sum : std::numeric_limits<double>::infinity();
 }
 

@@ -14,6 +14,7 @@
 #include "trainers/hf/directory.h"
 #include "trainers/hf/regauge.h"
 #include "trainers/session.h"
+#include "trainers/trainer.h"
 
 namespace basis::trainers::hf {
 namespace {
@@ -232,6 +233,31 @@ TEST_F(Convert, ADestinationWithFilesIsLeftAlone) {
     EXPECT_EQ(e.code(), core::ExitCode::usage);
   }
   EXPECT_EQ(std::distance(fs::directory_iterator(dir_ / "full"), fs::directory_iterator()), 1);
+}
+
+// Fine-tuning: the model is the checkpoint's where the file is silent, and starts from its weights.
+TEST_F(Convert, TrainingStartsFromAConvertedModel) {
+  ConvertOptions o{.source = random_source("gpt2"), .destination = dir_ / "bd", .projector = "bd"};
+  convert(o);
+  std::vector<uint16_t> tokens(400);
+  for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = uint16_t(i * i % 23);
+  std::ofstream(dir_ / "data.bin", std::ios::binary)
+      .write(reinterpret_cast<const char*>(tokens.data()), std::streamsize(2 * tokens.size()));
+  std::ofstream(dir_ / "tune.yaml") << "run: {name: tuned, out_dir: " << dir_.string() << ", device: cpu}\n"
+                                    << "model: {dropout: 0.25}\n"
+                                    << "data: {train: [" << (dir_ / "data.bin").string() << "], val: [], seq_len: 8}\n"
+                                    << "train: {init_from: " << (dir_ / "bd").string()
+                                    << ", global_batch: 2, max_steps: 2}\noptimizer: {lr: 0}\n";
+  configs::Config c = load_training_config((dir_ / "tune.yaml").string(), {});
+  EXPECT_EQ(c.model.d_model, 8);
+  EXPECT_EQ(c.model.dropout, 0.25);
+  EXPECT_EQ(c.model.attention.projector.type, "bd");
+  EXPECT_EQ(c.data.tokenizer, "checkpoint");
+  ASSERT_EQ(train(c), 0);
+  auto before = load_model((dir_ / "bd").string(), {}), after = load_model((dir_ / "tuned").string(), {});
+  auto ids = golden("gpt2")["ids"].get<std::vector<int32_t>>();
+  EXPECT_EQ(logits(*after.model, ids), logits(*before.model, ids));  // at a rate of 0 the weights stay
+  EXPECT_EQ(after.step, 2);
 }
 
 // The four checkpoints trained with transformers, where they lie (BASIS_SHARED).

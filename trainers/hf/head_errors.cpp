@@ -3,6 +3,7 @@
 #include <Eigen/Dense>
 #include <algorithm>
 
+#include "core/parallel.h"
 #include "core/rng.h"
 
 namespace basis::trainers::hf {
@@ -31,11 +32,13 @@ Matrix apply(const Matrix& a_columns, const Tensor& b, int64_t h, int64_t g, int
 std::vector<double> errors(const Matrix& exact_a, const Tensor& exact_b, const Matrix& a, const Tensor& b, int64_t dh,
                            int64_t group) {
   Matrix u = probes(exact_b.size(1));
-  std::vector<double> e;
-  for (int64_t h = 0; h < exact_a.cols() / dh; ++h) {
-    Matrix want = apply(exact_a, exact_b, h, h / group, dh, u), got = apply(a, b, h, h / group, dh, u);
-    e.push_back((got - want).norm() / std::max(1e-300, want.norm()));
-  }
+  std::vector<double> e(static_cast<size_t>(exact_a.cols() / dh));
+  core::parallel_for(int64_t(e.size()), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t h = begin; h < end; ++h) {
+      Matrix want = apply(exact_a, exact_b, h, h / group, dh, u), got = apply(a, b, h, h / group, dh, u);
+      e[size_t(h)] = (got - want).norm() / std::max(1e-300, want.norm());
+    }
+  });
   return e;
 }
 

@@ -46,11 +46,14 @@ class Weights {
 Tensor take_columns(const Tensor& from, const Channels& channels, int64_t columns, bool inverse) {
   int64_t rows = from.size(0);
   Tensor to = Tensor::zeros({rows, columns}, DType::f64);
-  for (int64_t i = 0; i < int64_t(channels.size()); ++i) {
-    int64_t c = channels[size_t(i)];
-    to.slice(1, inverse ? c : i, (inverse ? c : i) + 1)
-        .copy_from(from.slice(1, inverse ? i : c, (inverse ? i : c) + 1));
-  }
+  const double* in = from.data<double>();
+  double* out = to.data<double>();
+  int64_t n = from.size(1), taken = int64_t(channels.size());
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t i = 0; i < taken; ++i) {
+      int64_t c = channels[size_t(i)];
+      out[r * columns + (inverse ? c : i)] = in[r * n + (inverse ? i : c)];
+    }
   return to;
 }
 

@@ -13,6 +13,7 @@
 #include "ops/linear/linear.h"
 #include "ops/naive_attention/naive_attention.h"
 #include "ops/view/view.h"
+#include "trainers/commands/bench_bd.h"
 #include "trainers/commands/bench_conv.h"
 #include "trainers/commands/bench_timing.h"
 #include "trainers/commands/commands.h"
@@ -122,6 +123,7 @@ void run(const Options& o) {
   core::Device device = choose_device(o.device);
   core::set_deterministic(o.deterministic);
   if (o.own) ops::set_attention_engine(nullptr);
+  if (o.what == "bd") return bench_bd({.repeats = o.repeats, .json = o.json}, device, core::parse_dtype(o.dtype));
   if (o.what == "conv") {
     ConvBench conv = o.conv;
     conv.batch = o.batch, conv.heads = o.heads, conv.head_dim = o.head_dim, conv.repeats = o.repeats,
@@ -149,9 +151,9 @@ void run(const Options& o) {
 void add_bench_command(CLI::App& app, int&) {
   auto o = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("bench", "Times on this machine");
-  command->add_option("what", o->what, "attention, conv, projection or step")
+  command->add_option("what", o->what, "attention, bd, conv, projection or step")
       ->required()
-      ->check(CLI::IsMember({"attention", "conv", "projection", "step"}));
+      ->check(CLI::IsMember({"attention", "bd", "conv", "projection", "step"}));
   command->add_option("--device", o->device, "auto, cpu or cuda")
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
       ->capture_default_str();

@@ -66,6 +66,7 @@ struct OptimizerConfig {
   std::string type = "adamw";
   double lr = 1e-3, eps = 1e-8, weight_decay = 0.1, momentum = 0.9;
   std::vector<double> betas = {0.9, 0.95};
+  std::vector<std::string> freeze;
   static auto fields() {
     using O = OptimizerConfig;
     return std::tuple{field("type", &O::type, "AdamW (arXiv 1711.05101) or SGD with momentum", "adamw|sgd"),
@@ -73,7 +74,8 @@ struct OptimizerConfig {
                       field("betas", &O::betas, "decay of the two moments (adamw)", probability()),
                       field("eps", &O::eps, "added to the root of the second moment (adamw)", at_least(0)),
                       field("weight_decay", &O::weight_decay, "decoupled, on matrices only", at_least(0)),
-                      field("momentum", &O::momentum, "sgd", probability())};
+                      field("momentum", &O::momentum, "sgd", probability()),
+                      field("freeze", &O::freeze, "parameters that stay as they are: paths such as tokens, layers/0")};
   }
 };
 

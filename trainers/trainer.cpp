@@ -39,6 +39,7 @@ class Loop {
                          .code = core::ExitCode::usage});
     model_ = models::make_model(c_.model);
     model_->initialize(uint64_t(c_.run.seed), device_, parameter_dtype(c_));
+    for (const std::string& path : c_.optimizer.freeze) model_->freeze(path);
     optimizer_ = std::make_unique<Optimizer>(c_.optimizer, model_->parameters(), c_.train.precision == "f16");
     state_.config = configs::dump_yaml(c_);
     state_.tokenizer = data_.tokenizer ? data_.tokenizer->serialise() : "";

@@ -73,6 +73,13 @@ void read(const YamlNode& n, const std::string& key, const Constraint& c, std::o
   if (before == bad.count()) out = value;
 }
 
+void read(const YamlNode& n, const std::string& key, const Constraint& c, std::optional<double>& out, Complaints& bad) {
+  double value = 0;
+  size_t before = bad.count();
+  read(n, key, c, value, bad);
+  if (before == bad.count()) out = value;
+}
+
 void read(const YamlNode& n, const std::string& key, const Constraint& c, double& out, Complaints& bad) {
   auto v = number(n);
   if (v && inside(*v, c.range))
@@ -133,6 +140,7 @@ std::string format_value(bool v) { return v ? "true" : "false"; }
 std::string format_value(int64_t v) { return std::to_string(v); }
 std::string format_value(double v) { return fmt::format("{}", v); }
 std::string format_value(const std::optional<bool>& v) { return v ? format_value(*v) : ""; }
+std::string format_value(const std::optional<double>& v) { return v ? format_value(*v) : ""; }
 std::string format_value(const std::string& v) {
   std::string quoted = "\"";
   for (char c : v) {

@@ -11,8 +11,8 @@
 //     }
 //   };
 //
-// A member may be bool, int64_t, double, std::string, std::optional<bool>, a vector of strings or doubles, another such
-// struct, or a map from layer index to a struct.
+// A member may be bool, int64_t, double, std::string, an optional bool or double, a vector of strings or doubles,
+// another such struct, a vector of structs, or a map from layer index to a struct.
 #pragma once
 
 #include <limits>
@@ -57,6 +57,12 @@ concept Section = requires {
   S::fields();
 };
 
+template <class T>
+concept SectionList = requires {
+  requires Section<typename T::value_type>;
+  requires !requires { typename T::mapped_type; };
+};
+
 struct Constraint {
   std::string_view choices;
   Range range;
@@ -68,6 +74,7 @@ void read(const YamlNode& n, const std::string& key, const Constraint& c, int64_
 void read(const YamlNode& n, const std::string& key, const Constraint& c, double& out, Complaints& bad);
 void read(const YamlNode& n, const std::string& key, const Constraint& c, std::string& out, Complaints& bad);
 void read(const YamlNode& n, const std::string& key, const Constraint& c, std::optional<bool>& out, Complaints& bad);
+void read(const YamlNode& n, const std::string& key, const Constraint& c, std::optional<double>& out, Complaints& bad);
 void read(const YamlNode& n, const std::string& key, const Constraint& c, std::vector<std::string>& out,
           Complaints& bad);
 void read(const YamlNode& n, const std::string& key, const Constraint& c, std::vector<double>& out, Complaints& bad);
@@ -78,6 +85,7 @@ std::string format_value(int64_t v);
 std::string format_value(double v);
 std::string format_value(const std::string& v);
 std::string format_value(const std::optional<bool>& v);
+std::string format_value(const std::optional<double>& v);
 std::string format_value(const std::vector<std::string>& v);
 std::string format_value(const std::vector<double>& v);
 
@@ -104,6 +112,19 @@ void read_layers(const YamlNode& n, const std::string& path, std::map<int64_t, S
   }
 }
 
+// A list of maps takes the place of what `out` holds.
+template <Section S>
+void read_list(const YamlNode& n, const std::string& path, std::vector<S>& out, Complaints& bad) {
+  out.clear();
+  if (n.kind == YamlNode::Kind::null) return;
+  if (n.kind != YamlNode::Kind::sequence) return bad.add(n.at, path + ": expected a list of maps");
+  for (const YamlNode& item : n.items) {
+    std::string place = path + "[" + std::to_string(out.size()) + "]";
+    if (item.kind == YamlNode::Kind::null) bad.add(item.at, place + ": expected a map of keys, got nothing");
+    read_section(item, place, out.emplace_back(), bad);
+  }
+}
+
 // Reads the keys given in `n` over what `out` holds.
 template <Section S>
 void read_section(const YamlNode& n, const std::string& path, S& out, Complaints& bad) {
@@ -122,6 +143,8 @@ void read_section(const YamlNode& n, const std::string& path, S& out, Complaints
       T& member = out.*f.member;
       if constexpr (Section<T>)
         read_section(value, full, member, bad);
+      else if constexpr (SectionList<T>)
+        read_list(value, full, member, bad);
       else if constexpr (requires { typename T::mapped_type; })
         read_layers(value, full, member, out, bad);
       else
@@ -141,6 +164,14 @@ void dump_section(const S& s, int indent, std::string& out) {
     if constexpr (Section<T>) {
       out += pad + std::string(f.name) + ":\n";
       dump_section(value, indent + 2, out);
+    } else if constexpr (SectionList<T>) {
+      if (value.empty()) return;
+      out += pad + std::string(f.name) + ":\n";
+      for (const auto& entry : value) {
+        size_t first_key = out.size() + size_t(indent) + 4;
+        dump_section(entry, indent + 4, out);
+        out[first_key - 2] = '-';
+      }
     } else if constexpr (requires { typename T::mapped_type; }) {
       if (value.empty()) return;
       out += pad + std::string(f.name) + ":\n";
@@ -162,7 +193,7 @@ constexpr std::string_view type_name() {
     return "bool";
   else if constexpr (std::is_same_v<T, int64_t>)
     return "int";
-  else if constexpr (std::is_same_v<T, double>)
+  else if constexpr (std::is_same_v<T, double> || std::is_same_v<T, std::optional<double>>)
     return "float";
   else if constexpr (std::is_same_v<T, std::string>)
     return "text";
@@ -178,6 +209,8 @@ void help_section(const std::string& path, std::string& out) {
     std::string full = path.empty() ? std::string(f.name) : path + "." + std::string(f.name);
     if constexpr (Section<T>) {
       help_section<T>(full, out);
+    } else if constexpr (SectionList<T>) {
+      help_section<typename T::value_type>(full + "[]", out);
     } else if constexpr (requires { typename T::mapped_type; }) {
       out += "  " + full + ".N...  " + std::string(f.help) + "\n";
     } else {

@@ -54,6 +54,12 @@ void validate(const Config& c, const std::vector<YamlNode>& documents, const std
        fmt::format("expected at most optimizer.lr {}, got {}", c.optimizer.lr, c.schedule.min_lr));
   rule((c.data.tokenizer != "bpe" && c.data.tokenizer != "wordpiece") || !c.data.tokenizer_path.empty(),
        "data.tokenizer_path", "expected the directory of vocab.json and merges.txt, tokenizer.json, or vocab.txt");
+  for (size_t i = 0; i < c.optimizer.groups.size(); ++i) {
+    const ParameterGroup& g = c.optimizer.groups[i];
+    std::string path = "optimizer.groups[" + std::to_string(i) + "]";
+    rule(!g.match.empty(), "optimizer.groups", path + ".match: expected a glob over parameter names");
+    rule(g.lr_scale || g.weight_decay, "optimizer.groups", path + ": expected lr_scale or weight_decay beside match");
+  }
   rule(!c.run.name.empty() && c.run.name.find('/') == std::string::npos && c.run.name != "." && c.run.name != "..",
        "run.name", "expected a directory name without '/', got '" + c.run.name + "'");
   auto check_mixer = [&](const AttentionConfig& a, const std::string& path) {

@@ -25,7 +25,7 @@ struct DataConfig {
   std::vector<std::string> train, val = {"0.1"};
   std::string tokenizer = "byte", tokenizer_path, task = "text";
   int64_t seq_len = 128, vocab = 64;
-  bool shuffle = true;
+  std::string shuffle = "true";
   static auto fields() {
     using D = DataConfig;
     return std::tuple{
@@ -37,13 +37,18 @@ struct DataConfig {
         field("task", &D::task, "text, or a synthetic task", "text|copy|induction|mqar"),
         field("seq_len", &D::seq_len, "tokens of one sequence", at_least(1)),
         field("vocab", &D::vocab, "token ids of a synthetic task", at_least(8)),
-        field("shuffle", &D::shuffle, "false: sequences in file order")};
+        field(
+            "shuffle", &D::shuffle,
+            "true: each epoch all sequences in a new order; false: in file order; random_offsets: each sequence starts "
+            "anywhere, as in nanoGPT",
+            "true|false|random_offsets")};
   }
 };
 
 struct TrainConfig {
   int64_t global_batch = 16, micro_batch = 0, max_steps = 1000;
   double grad_clip = 1.0;
+  std::vector<std::string> frozen;
   std::string precision = "f32", recompute = "none", init_from, resume = "auto", max_wall_time, on_nonfinite = "stop";
   static auto fields() {
     using T = TrainConfig;
@@ -52,6 +57,7 @@ struct TrainConfig {
         field("micro_batch", &T::micro_batch, "sequences of one forward pass; 0: all", at_least(0)),
         field("max_steps", &T::max_steps, "optimizer steps", at_least(0)),
         field("grad_clip", &T::grad_clip, "largest global norm of the gradient; 0: no clipping", at_least(0)),
+        field("frozen", &T::frozen, "parameters that stay as they are: paths such as tokens or layers/0, or globs"),
         field("precision", &T::precision, "of activations; weights are f32 masters", "f32|bf16|f16|f64"),
         field("recompute", &T::recompute, "block: keep only block inputs, run blocks again in backward", "none|block"),
         field("init_from", &T::init_from,
@@ -62,11 +68,23 @@ struct TrainConfig {
   }
 };
 
+// The parameters whose names match, apart from the others; where two groups match, the later one's keys hold.
+struct ParameterGroup {
+  std::string match;
+  std::optional<double> lr_scale, weight_decay;
+  static auto fields() {
+    using G = ParameterGroup;
+    return std::tuple{field("match", &G::match, "glob over parameter names: * any text, / included, ? one character"),
+                      field("lr_scale", &G::lr_scale, "factor on the learning rate", at_least(0)),
+                      field("weight_decay", &G::weight_decay, "in place of the optimizer's", at_least(0))};
+  }
+};
+
 struct OptimizerConfig {
   std::string type = "adamw";
   double lr = 1e-3, eps = 1e-8, weight_decay = 0.1, momentum = 0.9;
   std::vector<double> betas = {0.9, 0.95};
-  std::vector<std::string> freeze;
+  std::vector<ParameterGroup> groups;
   static auto fields() {
     using O = OptimizerConfig;
     return std::tuple{field("type", &O::type, "AdamW (arXiv 1711.05101) or SGD with momentum", "adamw|sgd"),
@@ -75,7 +93,7 @@ struct OptimizerConfig {
                       field("eps", &O::eps, "added to the root of the second moment (adamw)", at_least(0)),
                       field("weight_decay", &O::weight_decay, "decoupled, on matrices only", at_least(0)),
                       field("momentum", &O::momentum, "sgd", probability()),
-                      field("freeze", &O::freeze, "parameters that stay as they are: paths such as tokens, layers/0")};
+                      field("groups", &O::groups, "")};
   }
 };
 

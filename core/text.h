@@ -31,4 +31,22 @@ inline std::string nearest(std::string_view name, const std::vector<std::string>
   return it == candidates.end() ? "" : *it;
 }
 
+// Whether `pattern` describes the whole of `text`: * stands for any run of characters (none too), ? for one.
+inline bool glob_match(std::string_view pattern, std::string_view text) {
+  size_t p = 0, t = 0, star = std::string_view::npos, resume = 0;
+  while (t < text.size()) {
+    if (p < pattern.size() && pattern[p] == '*') {
+      star = p++, resume = t;
+    } else if (p < pattern.size() && (pattern[p] == '?' || pattern[p] == text[t])) {
+      ++p, ++t;
+    } else if (star != std::string_view::npos) {
+      p = star + 1, t = ++resume;  // let the last star take one character more
+    } else {
+      return false;
+    }
+  }
+  while (p < pattern.size() && pattern[p] == '*') ++p;
+  return p == pattern.size();
+}
+
 }  // namespace basis::core

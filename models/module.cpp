@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <numeric>
 
-#include "core/text.h"
-
 namespace basis::models {
 namespace {
 
@@ -56,24 +54,6 @@ std::vector<Parameter> Module::parameters() const {
   std::vector<Parameter> all;
   collect("", all);
   return all;
-}
-
-void Module::freeze(std::string_view path) {
-  int64_t frozen = 0;
-  std::vector<std::string> paths;
-  for (Parameter& p : parameters()) {
-    paths.push_back(p.path);
-    std::string_view at = p.path;
-    if (!at.starts_with(path) || (at.size() > path.size() && at[path.size()] != '/')) continue;
-    p.var.set_requires_grad(false);
-    ++frozen;
-  }
-  if (!frozen)
-    throw core::Error({.where = "optimizer.freeze",
-                       .expected = "the path of a parameter or module",
-                       .got = "'" + std::string(path) + "'",
-                       .remedy = "nearest: " + core::nearest(path, paths),
-                       .code = core::ExitCode::usage});
 }
 
 int64_t Module::parameter_count() const {

@@ -44,9 +44,6 @@ class Module {
 
   // Every parameter and buffer below this module once, in declaration order; a tied parameter under its first path.
   std::vector<Parameter> parameters() const;
-  // Stops training what lies at or below `path` ("tokens", "layers/0/attention"). Throws core::Error (usage) when that
-  // is nothing.
-  void freeze(std::string_view path);
   int64_t parameter_count() const;  // without buffers
 
   // Creates the values on `device` (f32, or f64). Each parameter draws from its own Philox stream, named by its path,

@@ -69,7 +69,7 @@ DatasetPtr make_dataset(const configs::Config& c, const TokenSourcePtr& source, 
   TextOptions o{.seq_len = c.data.seq_len,
                 .global_batch = c.train.global_batch,
                 .seed = uint64_t(c.run.seed),
-                .order = sequential || !c.data.shuffle ? WindowOrder::sequential : WindowOrder::shuffled};
+                .order = sequential ? WindowOrder::sequential : parse_window_order(c.data.shuffle)};
   if (c.model.family != "bert") return language_model(source, o);
   MaskOptions masks{.vocab_size = data.vocab_size};
   if (data.tokenizer)

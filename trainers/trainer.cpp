@@ -9,6 +9,7 @@
 #include "core/log.h"
 #include "trainers/checkpoint.h"
 #include "trainers/generate.h"
+#include "trainers/optim/groups.h"
 #include "trainers/optim/schedule.h"
 #include "trainers/recorder.h"
 #include "trainers/run/signals.h"
@@ -39,7 +40,7 @@ class Loop {
                          .code = core::ExitCode::usage});
     model_ = models::make_model(c_.model);
     model_->initialize(uint64_t(c_.run.seed), device_, parameter_dtype(c_));
-    for (const std::string& path : c_.optimizer.freeze) model_->freeze(path);
+    freeze(c_.train, model_->parameters());
     optimizer_ = std::make_unique<Optimizer>(c_.optimizer, model_->parameters(), c_.train.precision == "f16");
     state_.config = configs::dump_yaml(c_);
     state_.tokenizer = data_.tokenizer ? data_.tokenizer->serialise() : "";
@@ -212,7 +213,9 @@ std::string describe_run(const configs::Config& config) {
   configs::Config c = config;
   if (c.model.vocab_size == 0) c.model.vocab_size = open_data(c).vocab_size;
   auto model = models::make_model(c.model);
-  int64_t n = model->parameter_count(), half = c.train.precision == "bf16" || c.train.precision == "f16" ? 2 : 4;
+  freeze(c.train, model->parameters());
+  int64_t n = model->parameter_count(), trained = trainable_count(model->parameters()),
+          half = c.train.precision == "bf16" || c.train.precision == "f16" ? 2 : 4;
   int64_t micro = c.train.micro_batch ? c.train.micro_batch : c.train.global_batch, tokens = micro * c.data.seq_len;
   int64_t wide = c.model.d_ff ? c.model.d_ff : 4 * c.model.d_model;
   // Per layer and token: norms, sums, q, k, v, o and branches (about 10 C), the MLP's hidden layer twice; logits once.
@@ -220,12 +223,13 @@ std::string describe_run(const configs::Config& config) {
   int64_t activations = (c.train.recompute == "block" ? layer + c.model.n_layer * tokens * 2 * c.model.d_model * half
                                                       : c.model.n_layer * layer) +
                         tokens * c.model.vocab_size * half;
-  int64_t state = n * 4 * (c.optimizer.type == "adamw" ? 4 : 3) + (half == 2 ? n * 2 : 0);
-  return configs::dump_yaml(c) +
+  int64_t state = (n + trained * (c.optimizer.type == "adamw" ? 3 : 2)) * 4 + (half == 2 ? n * 2 : 0);
+  return configs::dump_yaml(c) + describe_groups(c, model->parameters()) +
          fmt::format(
-             "# {} parameters; memory of a step, estimated: {:.1f} MiB of weights, gradients and optimizer state, "
+             "# {} parameters, {} trained; memory of a step, estimated: {:.1f} MiB of weights, gradients and optimizer "
+             "state, "
              "{:.1f} MiB of activations\n",
-             n, double(state) / 1048576, double(activations) / 1048576);
+             n, trained, double(state) / 1048576, double(activations) / 1048576);
 }
 
 }  // namespace basis::trainers

@@ -154,10 +154,46 @@ TEST_F(Program, RecomputeChangesNoBit) {
   EXPECT_EQ(weights("plain"), weights("recomputed"));
 }
 
+TEST_F(Program, FrozenParametersStayAndResumeGivesTheSameBits) {
+  REQUIRE_H5DUMP();
+  Arguments settings{"train.frozen=[positions, layers/0/attention/*]", "train.recompute=block",
+                     "optimizer.groups=[{match: '*/bias', lr_scale: 3, weight_decay: 0.1}]",
+                     "data.shuffle=random_offsets"};
+  auto train = [&](const std::string& name, const std::string& more) {
+    Arguments arguments{"train", config(name), more};
+    arguments.insert(arguments.end(), settings.begin(), settings.end());
+    return run(arguments);
+  };
+  ASSERT_EQ(train("whole", "train.recompute=none"), 0) << log();
+  ASSERT_EQ(train("parts", "train.max_wall_time=0.01s"), 0) << log();
+  ASSERT_EQ(train("parts", "run.seed=1"), 0) << log();
+  EXPECT_NE(log().find("resuming from"), std::string::npos);
+  EXPECT_EQ(weights("whole"), weights("parts"));
+  auto dataset = [&](const std::string& dataset, int step) {
+    std::string file = path("whole") + "/checkpoints/step-" + std::to_string(step) + ".h5";
+    EXPECT_EQ(std::system(("h5dump -y -d /model/" + dataset + " " + file + " | tail -n +2 > " + path("dump")).c_str()),
+              0);
+    return read(path("dump"));
+  };
+  EXPECT_EQ(dataset("layers/0/attention/q/weight", 40), dataset("layers/0/attention/q/weight", 60));
+  EXPECT_NE(dataset("layers/0/mlp/up/weight", 40), dataset("layers/0/mlp/up/weight", 60));
+  ASSERT_EQ(run({"train", config("dry"), "--dry-run", settings[0], settings[2]}), 0) << log();
+  EXPECT_NE(log().find("# train.frozen layers/0/attention/*: 8 parameters: layers/0/attention/q/weight"),
+            std::string::npos)
+      << log();
+}
+
 TEST_F(Program, NonFiniteLossKeepsTheLastGoodWeights) {
   EXPECT_EQ(run({"train", config("blown"), "optimizer.lr=1e30", "schedule.warmup_steps=0", "train.grad_clip=0"}), 3)
       << log();
   EXPECT_NE(log().find("first bad tensor"), std::string::npos) << log();
+}
+
+TEST_F(Program, VersionListsTheFeatures) {
+  ASSERT_EQ(run({"--version"}), 0);
+  for (const char* word :
+       {"basis ", "built with: OpenBLAS, HDF5 1", "CUDA", "NCCL", "cuDNN", "MPI", "PCRE2", "compiler: "})
+    EXPECT_NE(log().find(word), std::string::npos) << word << ": " << log();
 }
 
 TEST_F(Program, BadInputHasItsExitCodeAndOneMessage) {
@@ -202,6 +238,10 @@ TEST_F(Program, BadInputHasItsExitCodeAndOneMessage) {
       {{"train", good, "train.max_wall_time=soon"}, 2, "90s"},
       {{"train", good, "train.resume=must"}, 4, "checkpoint"},
       {{"train", good, "train.init_from=" + garbage}, 4, "garbage.h5"},
+      {{"train", good, "train.frozen=layer/0/*"}, 2, "matches none"},
+      {{"train", good, "train.frozen=*"}, 2, "all of them frozen"},
+      {{"train", good, "optimizer.groups=[{match: nothing, lr_scale: 2}]"}, 2, "optimizer.groups[0].match"},
+      {{"train", good, "data.shuffle=maybe"}, 2, "random_offsets"},
       {{"train", good, "optimizer.lr=-1"}, 2, "at least 0"},
       {{"train", good, "optimizer.betas=[0.9]"}, 2, "two numbers"},
       {{"train", good, "schedule.min_lr=1"}, 2, "optimizer.lr"},

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "models/model.h"
+#include "trainers/optim/groups.h"
 #include "trainers/optim/optimizer.h"
 
 namespace basis::trainers {
@@ -21,8 +22,7 @@ std::vector<double> values(const models::Parameter& p) { return p.var.value().to
 TEST(Freeze, LeavesItsParametersAndBuffersAloneAndTrainsTheOthers) {
   auto model = models::make_model(small("bd"));
   model->initialize(1, core::cpu);
-  model->freeze("tokens");
-  model->freeze("layers/1");
+  freeze({.frozen = {"tokens", "layers/1"}}, model->parameters());
   Optimizer optimizer({.lr = 0.1}, model->parameters(), false);
   std::vector<std::vector<double>> before;
   for (const auto& p : model->parameters()) before.push_back(values(p));
@@ -39,7 +39,7 @@ TEST(Freeze, LeavesItsParametersAndBuffersAloneAndTrainsTheOthers) {
 TEST(Freeze, APathThatNamesNothingIsRefused) {
   auto model = models::make_model(small("dense"));
   try {
-    model->freeze("token");  // a prefix of a name is no path
+    freeze({.frozen = {"token"}}, model->parameters());  // a prefix of a name is no path
     ADD_FAILURE() << "no error";
   } catch (const core::Error& e) {
     EXPECT_EQ(e.code(), core::ExitCode::usage);

@@ -49,6 +49,8 @@ enum class WindowOrder {
   random_offsets,  // a uniform start for every sample, as nanoGPT draws
 };
 
+WindowOrder parse_window_order(const std::string& shuffle);  // data.shuffle: false, true, random_offsets
+
 struct TextOptions {
   int64_t seq_len = 0, global_batch = 0;
   uint64_t seed = 0;

@@ -162,6 +162,13 @@ class MaskedLanguageModel : public Dataset {
 
 }  // namespace
 
+WindowOrder parse_window_order(const std::string& shuffle) {
+  if (shuffle == "true") return WindowOrder::shuffled;
+  if (shuffle == "false") return WindowOrder::sequential;
+  if (shuffle == "random_offsets") return WindowOrder::random_offsets;
+  usage("data.shuffle", "true, false or random_offsets", shuffle);
+}
+
 DatasetPtr language_model(TokenSourcePtr source, const TextOptions& o) {
   Windows w = windows(*source, o.seq_len + 1, o.seq_len + o.disjoint, o);
   return std::make_shared<LanguageModel>(std::move(source), w, o);

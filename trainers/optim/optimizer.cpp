@@ -1,6 +1,7 @@
 #include "trainers/optim/optimizer.h"
 
 #include "core/basic/basic.h"
+#include "trainers/optim/groups.h"
 
 namespace basis::trainers {
 
@@ -12,15 +13,15 @@ Optimizer::Optimizer(const configs::OptimizerConfig& c, std::vector<models::Para
       dynamic_(dynamic_loss_scale),
       hyper_{c.betas.at(0), c.betas.at(1), c.eps, c.weight_decay, c.momentum} {
   core::Device device = core::cpu;
-  for (models::Parameter& p : parameters) {
+  std::vector<GroupSettings> settings = group_settings(c, parameters);
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    models::Parameter& p = parameters[i];
     const Tensor& value = p.var.value();
     device = value.device();
     if (!p.var.requires_grad()) continue;  // a buffer, or frozen
-    // Decay pulls matrices only: a norm's weight or a bias has no scale to shrink.
-    double decay = value.dim() >= 2 ? c.weight_decay : 0;
     Tensor first = Tensor::zeros(value.shape(), value.dtype(), device);
     Tensor second = adamw_ ? Tensor::zeros(value.shape(), value.dtype(), device) : Tensor();
-    slots_.push_back({std::move(p.path), p.var, decay, first, second});
+    slots_.push_back({std::move(p.path), p.var, settings[i].lr_scale, settings[i].weight_decay, first, second});
   }
   std::vector<double> initial(kScalars, 0.0);
   initial[kLossScale] = dynamic_ ? 65536 : 1;
@@ -40,6 +41,7 @@ void Optimizer::step(double learning_rate, double max_norm) {
     if (!g) continue;
     Hyper hyper = hyper_;
     hyper.weight_decay = s.weight_decay;
+    hyper.lr_scale = s.lr_scale;
     const Tensor& p = s.parameter.value();
     if (adamw_)
       adamw_update(type, p.dtype(), hyper, scalars_, p, g, s.first, s.second);

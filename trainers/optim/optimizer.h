@@ -6,6 +6,8 @@
 //   adamw:  m = b1 m + (1 - b1) g,  v = b2 v + (1 - b2) g^2
 //           p = p (1 - lr wd) - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
 //   sgd:    m = mu m + g,           p = p (1 - lr wd) - lr m
+//
+// lr and wd are a parameter's own where optimizer.groups names it (groups.h).
 #pragma once
 
 #include <string>
@@ -34,7 +36,7 @@ enum Scalar : int64_t {
 };
 
 struct Hyper {
-  double beta1, beta2, eps, weight_decay, momentum;
+  double beta1, beta2, eps, weight_decay, momentum, lr_scale = 1;
 };
 
 struct StepResult {
@@ -47,11 +49,12 @@ class Optimizer {
   struct Slot {
     std::string path;
     models::Var parameter;
-    double weight_decay;
+    double lr_scale, weight_decay;
     Tensor first, second;  // moments; `second` only for adamw
   };
 
-  // `dynamic_loss_scale`: f16. Parameters without a gradient (frozen) are left alone.
+  // `dynamic_loss_scale`: f16. Parameters that require no gradient (frozen) have no slot. Throws core::Error (usage)
+  // when a group of the config matches no parameter.
   Optimizer(const configs::OptimizerConfig& config, std::vector<models::Parameter> parameters, bool dynamic_loss_scale);
 
   // One update from the parameters' gradients, which are then cleared.

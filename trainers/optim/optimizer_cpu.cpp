@@ -51,7 +51,8 @@ void adamw(const Hyper& h, const Tensor& scalars, const Tensor& param, const Ten
   const double* s = scalars.data<double>();
   if (s[kSkip] != 0) return;
   T b1 = T(h.beta1), b2 = T(h.beta2), c1 = T(1 - h.beta1), c2 = T(1 - h.beta2), eps = T(h.eps), factor = T(s[kFactor]);
-  T decay = T(1 - s[kLearningRate] * h.weight_decay), rate = T(s[kLearningRate] / (1 - std::pow(h.beta1, s[kTime])));
+  double lr = s[kLearningRate] * h.lr_scale;
+  T decay = T(1 - lr * h.weight_decay), rate = T(lr / (1 - std::pow(h.beta1, s[kTime])));
   T root = T(1 / std::sqrt(1 - std::pow(h.beta2, s[kTime])));
   T *p = param.data<T>(), *m = first.data<T>(), *v = second.data<T>();
   const T* g = grad.data<T>();
@@ -69,8 +70,8 @@ template <class T>
 void sgd(const Hyper& h, const Tensor& scalars, const Tensor& param, const Tensor& grad, const Tensor& first) {
   const double* s = scalars.data<double>();
   if (s[kSkip] != 0) return;
-  T mu = T(h.momentum), rate = T(s[kLearningRate]), decay = T(1 - s[kLearningRate] * h.weight_decay),
-    factor = T(s[kFactor]);
+  double lr = s[kLearningRate] * h.lr_scale;
+  T mu = T(h.momentum), rate = T(lr), decay = T(1 - lr * h.weight_decay), factor = T(s[kFactor]);
   T *p = param.data<T>(), *m = first.data<T>();
   const T* g = grad.data<T>();
   core::parallel_for(param.numel(), kGrain, [=](int64_t begin, int64_t end) {

@@ -60,8 +60,9 @@ __global__ void __launch_bounds__(kThreads)
   if (s[kSkip] != 0) return;
   __shared__ T shared[3];  // the powers once a block, in f64
   if (threadIdx.x == 0) {
-    shared[0] = T(1 - s[kLearningRate] * h.weight_decay);
-    shared[1] = T(s[kLearningRate] / (1 - pow(h.beta1, s[kTime])));
+    double lr = s[kLearningRate] * h.lr_scale;
+    shared[0] = T(1 - lr * h.weight_decay);
+    shared[1] = T(lr / (1 - pow(h.beta1, s[kTime])));
     shared[2] = T(1 / sqrt(1 - pow(h.beta2, s[kTime])));
   }
   __syncthreads();
@@ -84,7 +85,8 @@ void adamw(const Hyper& h, const Tensor& scalars, const Tensor& p, const Tensor&
 template <class T>
 __global__ void __launch_bounds__(kThreads) sgd_kernel(Hyper h, const double* s, int64_t n, T* p, const T* g, T* m) {
   if (s[kSkip] != 0) return;
-  T mu = T(h.momentum), rate = T(s[kLearningRate]), decay = T(1 - s[kLearningRate] * h.weight_decay);
+  double lr = s[kLearningRate] * h.lr_scale;
+  T mu = T(h.momentum), rate = T(lr), decay = T(1 - lr * h.weight_decay);
   T factor = T(s[kFactor]);
   grid_stride(n, [&](int64_t i) {
     T velocity = mu * m[i] + g[i] * factor;

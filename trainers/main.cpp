@@ -5,11 +5,12 @@
 
 #include "core/error.h"
 #include "trainers/commands/commands.h"
+#include "trainers/commands/features.h"
 
 int main(int argc, char** argv) {
   using namespace basis;
   CLI::App app{"Basis: train transformers with basis-decomposed and conv-basis attention", "basis"};
-  app.set_version_flag("--version", "basis " BASIS_VERSION);
+  app.set_version_flag("--version", trainers::version_text());
   app.require_subcommand(1);
   int exit_code = 0;
   for (auto add : {trainers::add_train_command, trainers::add_eval_command, trainers::add_generate_command,

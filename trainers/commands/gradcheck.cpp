@@ -66,7 +66,9 @@ nlohmann::json to_json(const std::vector<CheckResult>& results, int passed, int 
                     {"dtype", name_of(r.dtype)},
                     {"max_error", r.max_error},
                     {"tolerance", r.tolerance},
-                    {"pass", r.pass}});
+                    {"pass", r.pass},
+                    {"skipped", r.skipped},
+                    {"note", r.note}});
   return {{"results", list}, {"passed", passed}, {"failed", failed}, {"skipped", skipped}};
 }
 
@@ -91,6 +93,10 @@ void print_table(const std::vector<CheckResult>& results) {
     const Row& r = rows[op];
     fmt::print("{:<18} {:>6} {:>6}   {:>11.2e}   {:>9.1e}\n", op, r.checks, r.failed, r.error, r.tolerance);
   }
+  std::map<std::string, int> skipped;  // by check and reason
+  for (const CheckResult& r : results)
+    if (r.skipped) ++skipped[fmt::format("{} / {}: {}", r.op, r.check, r.note)];
+  for (const auto& [what, times] : skipped) fmt::print("skipped {} ({} times)\n", what, times);
   for (const CheckResult& r : results)
     if (!r.pass)
       fmt::print("FAIL {} / {} / {}: {:.3e} > {:.1e} {}\n", r.op, r.sample, r.check, r.max_error, r.tolerance, r.note);

@@ -19,6 +19,7 @@ struct Cast {
   static std::vector<Sample<Cast>> samples() {
     // Only widening casts are differentiable functions on the checked grid; rounding ones are compared in unit tests.
     return {{.name = "to f64", .attrs = {DType::f64, DType::f64}, .inputs = {{{3, 5}}}},
+            {.name = "one element", .attrs = {DType::f64, DType::f64}, .inputs = {{{1, 1}}}},
             {.name = "empty", .attrs = {DType::f64, DType::f64}, .inputs = {{{0}}}}};
   }
   static std::vector<ErrorSample<Cast>> error_samples() {

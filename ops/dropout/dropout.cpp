@@ -20,6 +20,7 @@ struct Dropout {
     return {{.name = "one in five", .attrs = {0.2, 7, 3}, .inputs = {{{5, 13}}}},
             {.name = "most", .attrs = {0.9, 1, uint64_t{1} << 40}, .inputs = {{{3, 4, 5}}}},
             {.name = "none", .attrs = {0, 1, 2}, .inputs = {{{7}}}},
+            {.name = "one element", .attrs = {0.5, 1, 3}, .inputs = {{{1}}}},
             {.name = "empty", .attrs = {0.5, 1, 2}, .inputs = {{{0, 3}}}}};
   }
   static std::vector<ErrorSample<Dropout>> error_samples() {

@@ -57,7 +57,9 @@ struct TrainConfig {
         field("micro_batch", &T::micro_batch, "sequences of one forward pass; 0: all", at_least(0)),
         field("max_steps", &T::max_steps, "optimizer steps", at_least(0)),
         field("grad_clip", &T::grad_clip, "largest global norm of the gradient; 0: no clipping", at_least(0)),
-        field("frozen", &T::frozen, "parameters that stay as they are: paths such as tokens or layers/0, or globs"),
+        field("frozen", &T::frozen,
+              "parameters that stay as they are: paths such as tokens or layers/0, or globs such as '*/bias' (in "
+              "quotes)"),
         field("precision", &T::precision, "of activations; weights are f32 masters", "f32|bf16|f16|f64"),
         field("recompute", &T::recompute, "block: keep only block inputs, run blocks again in backward", "none|block"),
         field("init_from", &T::init_from,

@@ -239,7 +239,7 @@ TEST_F(Program, BadInputHasItsExitCodeAndOneMessage) {
       {{"train", good, "train.resume=must"}, 4, "checkpoint"},
       {{"train", good, "train.init_from=" + garbage}, 4, "garbage.h5"},
       {{"train", good, "train.frozen=layer/0/*"}, 2, "matches none"},
-      {{"train", good, "train.frozen=*"}, 2, "all of them frozen"},
+      {{"train", good, "train.frozen='*'"}, 2, "all of them frozen"},
       {{"train", good, "optimizer.groups=[{match: nothing, lr_scale: 2}]"}, 2, "optimizer.groups[0].match"},
       {{"train", good, "data.shuffle=maybe"}, 2, "random_offsets"},
       {{"train", good, "optimizer.lr=-1"}, 2, "at least 0"},

@@ -72,7 +72,7 @@ TEST(Tensor, EveryPermutationOfFourAxesCopiesRight) {
   Tensor x = counting({2, 3, 4, 5});
   for (int a = 0; a < 4; ++a)
     for (int b = 0; b < 4; ++b) {
-      Tensor t = x.transpose(a, b).slice(2, 1, 3), c = t.contiguous();
+      Tensor t = x.transpose(a, b).slice(2, 1, 2), c = t.contiguous();
       EXPECT_TRUE(c.is_contiguous());
       const float *p = c.data<float>(), *q = t.data<float>();
       for (int64_t i = 0; i < t.size(0); ++i)

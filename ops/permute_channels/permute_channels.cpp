@@ -26,6 +26,7 @@ struct PermuteChannels {
     return {{.name = "three axes", .attrs = order({3, 0, 4, 1, 2}), .inputs = {{{2, 3, 5}}}},
             {.name = "identity", .attrs = order({0, 1, 2}), .inputs = {{{4, 3}}}},
             {.name = "vector", .attrs = order({1, 0}), .inputs = {{{2}}}},
+            {.name = "one", .attrs = order({0}), .inputs = {{{3, 1}}}},
             {.name = "empty", .attrs = order({1, 0}), .inputs = {{{0, 2}}}}};
   }
   static std::vector<ErrorSample<PermuteChannels>> error_samples() {

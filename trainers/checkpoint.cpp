@@ -45,7 +45,7 @@ void require_dataset(const Hdf5File& file, const std::string& name) {
     throw core::Error({.where = file.path().string(),
                        .expected = "dataset " + name,
                        .got = "none",
-                       .remedy = "the checkpoint belongs to another model configuration",
+                       .remedy = "the checkpoint belongs to another model configuration, or train.frozen has changed",
                        .code = core::ExitCode::bad_file});
 }
 

@@ -177,6 +177,8 @@ TEST_F(Program, FrozenParametersStayAndResumeGivesTheSameBits) {
   };
   EXPECT_EQ(dataset("layers/0/attention/q/weight", 40), dataset("layers/0/attention/q/weight", 60));
   EXPECT_NE(dataset("layers/0/mlp/up/weight", 40), dataset("layers/0/mlp/up/weight", 60));
+  EXPECT_EQ(run({"train", config("parts"), "train.max_steps=70"}), 4) << "no moments for what was frozen";
+  EXPECT_NE(log().find("train.frozen has changed"), std::string::npos) << log();
   ASSERT_EQ(run({"train", config("dry"), "--dry-run", settings[0], settings[2]}), 0) << log();
   EXPECT_NE(log().find("# train.frozen layers/0/attention/*: 8 parameters: layers/0/attention/q/weight"),
             std::string::npos)

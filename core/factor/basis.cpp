@@ -33,24 +33,28 @@ std::vector<Matrix> orthonormal_heads(const Tensor& weight, int64_t dh) {
   return q;
 }
 
-// Greedy: the row with the largest mean over heads of the log of what is left of it outside the rows taken so far.
+// Greedy: the row with the largest mean over heads of the log of what is left of it outside the rows taken so far, by
+// a pivoted Cholesky factorisation of each Q_h Q_h^T whose columns are made as they are needed.
 std::vector<int64_t> greedy(const std::vector<Matrix>& q, const std::vector<char>& free) {
-  int64_t d = q[0].rows(), dh = q[0].cols();
-  std::vector<Matrix> left = q;
+  int64_t d = q[0].rows(), dh = q[0].cols(), heads = int64_t(q.size());
+  std::vector<Eigen::MatrixXd> factor(q.size(), Eigen::MatrixXd(d, dh));
+  Eigen::ArrayXXd left(d, heads), logs(d, heads);  // squared norms
+  for (int64_t h = 0; h < heads; ++h) left.col(h) = q[size_t(h)].rowwise().squaredNorm();
   std::vector<char> open = free;
   std::vector<int64_t> rows;
-  Eigen::ArrayXXd logs(d, int64_t(q.size()));
   for (int64_t step = 0; step < dh; ++step) {
-    parallel_for(int64_t(q.size()), 1, [&](int64_t begin, int64_t end) {
+    parallel_for(heads, 1, [&](int64_t begin, int64_t end) {
       for (int64_t h = begin; h < end; ++h) {
-        Matrix& r = left[size_t(h)];
         if (step > 0) {
-          Eigen::RowVectorXd v = r.row(rows.back());
-          v /= std::max(v.norm(), 1e-300);
-          Eigen::VectorXd along = r * v.transpose();
-          r.noalias() -= along * v;
+          int64_t r = rows.back(), done = step - 1;
+          Eigen::MatrixXd& f = factor[size_t(h)];
+          Eigen::VectorXd column = q[size_t(h)] * q[size_t(h)].row(r).transpose();
+          column.noalias() -= f.leftCols(done) * f.row(r).head(done).transpose();
+          column /= std::sqrt(std::max(left(r, h), 1e-300));
+          f.col(done) = column;
+          left.col(h) -= column.array().square();
         }
-        logs.col(h) = (r.rowwise().squaredNorm().array() + 1e-300).log();
+        logs.col(h) = left.col(h).max(1e-300).log();
       }
     });
     Eigen::ArrayXd score = logs.rowwise().mean();
@@ -121,6 +125,17 @@ double residual(const Tensor& weight, int64_t dh, std::span<const int64_t> rows)
   return std::isfinite(sum) ? sum : std::numeric_limits<double>::infinity();
 }
 
+// In the 2-norm; infinite when singular to working precision.
+double condition(const Eigen::MatrixXd& t) {
+  auto squares =
+      Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd>(t * t.transpose(), Eigen::EigenvaluesOnly).eigenvalues();
+  double low = squares[0], high = squares[squares.size() - 1];
+  if (low > 1e-12 * high) return std::sqrt(high / low);
+  auto values = Eigen::BDCSVD<Eigen::MatrixXd>(t).singularValues();  // slow, and right for the worst ones
+  low = values[values.size() - 1], high = values[0];
+  return low > kSingular * high ? high / low : HUGE_VAL;
+}
+
 std::vector<int64_t> range(int64_t begin, int64_t end) {
   std::vector<int64_t> r(static_cast<size_t>(end - begin));
   std::iota(r.begin(), r.end(), begin);
@@ -177,14 +192,11 @@ BasisFactors decompose(const Tensor& weight, int64_t dh, std::span<const int64_t
       Eigen::MatrixXd t(dh, dh), r(dh, d - dh);
       for (int64_t i = 0; i < dh; ++i) t.row(i) = w.col(f.rows[size_t(i)]).transpose();
       for (int64_t i = 0; i < d - dh; ++i) r.col(i) = w.col(f.rest[size_t(i)]);
-      Eigen::FullPivLU<Eigen::MatrixXd> lu(t.transpose());
+      Eigen::PartialPivLU<Eigen::MatrixXd> lu(t.transpose());
       auto c = matrix(f.c, h * dh, dh);
       c = lu.solve(r);  // T^-T W[R]^T = C^T
       Map(f.t.data<double>() + h * dh * dh, dh, dh) = t;
-      auto values = Eigen::BDCSVD<Eigen::MatrixXd>(t).singularValues();
-      double smallest = values[dh - 1], largest = values[0];
-      f.heads[size_t(h)] = {smallest > kSingular * largest ? largest / smallest : HUGE_VAL,
-                            d > dh ? c.cwiseAbs().maxCoeff() : 0.0};
+      f.heads[size_t(h)] = {condition(t), d > dh ? c.cwiseAbs().maxCoeff() : 0.0};
     }
   });
   for (int64_t h = 0; h < heads; ++h)

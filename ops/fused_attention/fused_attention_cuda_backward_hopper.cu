@@ -35,7 +35,7 @@ __device__ typename C::Memory& memory_of(char* shared) {
       init_barrier(m.full[0][i], 1), init_barrier(m.full[1][i], 1);
       init_barrier(m.statistics_full[i], 32), init_barrier(m.empty[i], 4 * C::kConsumers);
     }
-    show_barriers_to_copies();
+    hopper::fence_barrier_init();
   }
   __syncthreads();
   return m;
@@ -85,11 +85,11 @@ __global__ void __launch_bounds__(Config<Width>::kThreads, 1)
   int steps = tiles * call.group;
   auto place = [&](int n) { return int2{g * call.group + n / tiles, (tile0 + n % tiles) * C::kStep}; };
   if (threadIdx.x < 128) {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;\n" ::"n"(C::kProducerRegisters));
+    hopper::give_registers<C::kProducerRegisters>();
     if (threadIdx.x == 0) produce<C>(m, maps, b, g, k0, steps, place);
     if (threadIdx.x / 32 == 1) produce_statistics<C>(m, call, pointers, b, steps, place);
   } else {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;\n" ::"n"(C::kConsumerRegisters));
+    hopper::take_registers<C::kConsumerRegisters>();
     int group_key = (int(threadIdx.x) / 128 - 1) * 64, warp_key = k0 + group_key + int(threadIdx.x) % 128 / 32 * 16;
     Accumulators<1, Width / 8> dk, dv;
     Accumulators<1, C::kStep / 8> p, ds;  // transposed: a row is a key, a column a query
@@ -107,15 +107,15 @@ __global__ void __launch_bounds__(Config<Width>::kThreads, 1)
       wait(m.full[1][buffer], parity);
       start_transposed<T>(ds, m.own[1], group_key, m.walked[1][buffer]);
       wait(m.statistics_full[buffer], parity);
-      wait_for_products<1>();
+      hopper::wgmma_wait<1>();
       pin(p);
       tile.probabilities(p, m.lse[buffer]);
       if constexpr (!Dropout) {
         round_to<T>(p_left, p);
         start_product<T>(dv, p_left, m.walked[1][buffer]);
-        wait_for_products<1>();
+        hopper::wgmma_wait<1>();
       } else {
-        wait_for_products<0>();
+        hopper::wgmma_wait<0>();
       }
       pin(ds);
       tile.gradients<Dropout>(ds, p, m.delta[buffer]);
@@ -125,7 +125,7 @@ __global__ void __launch_bounds__(Config<Width>::kThreads, 1)
       }
       round_to<T>(ds_left, ds);
       start_product<T>(dk, ds_left, m.walked[0][buffer]);
-      wait_for_products<0>();
+      hopper::wgmma_wait<0>();
       pin(dk), pin(dv), pin(p_left), pin(ds_left);
       if (threadIdx.x % 32 == 0) arrive(m.empty[buffer]);
     }
@@ -149,11 +149,11 @@ __global__ void __launch_bounds__(Config<Width>::kThreads, 1)
   SeenByRows seen = call.seen_by_rows(keys, row0, C::kOwn);
   KeyTiles tiles = seen.tiles(C::kStep);
   if (threadIdx.x < 128) {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;\n" ::"n"(C::kProducerRegisters));
+    hopper::give_registers<C::kProducerRegisters>();
     if (threadIdx.x == 0)
       produce<C>(m, maps, b, h, row0, tiles.count, [&](int n) { return int2{g, tiles(n) * C::kStep}; });
   } else {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;\n" ::"n"(C::kConsumerRegisters));
+    hopper::take_registers<C::kConsumerRegisters>();
     int group_row = (int(threadIdx.x) / 128 - 1) * 64, warp_row = row0 + group_row + int(threadIdx.x) % 128 / 32 * 16;
     float lse[1][2], delta[1][2], scales[1][2] = {{float(call.scale), float(call.scale)}};
     load_statistics(call, pointers, b, h, warp_row, lse, delta);
@@ -169,15 +169,15 @@ __global__ void __launch_bounds__(Config<Width>::kThreads, 1)
       start_transposed<T>(p, m.own[0], group_row, m.walked[0][buffer]);
       wait(m.full[1][buffer], n / 2 % 2);
       start_transposed<T>(ds, m.own[1], group_row, m.walked[1][buffer]);
-      wait_for_products<1>();
+      hopper::wgmma_wait<1>();
       pin(p);
       tile.probabilities(p, lse);
-      wait_for_products<0>();
+      hopper::wgmma_wait<0>();
       pin(ds);
       tile.gradients<Dropout>(ds, p, delta);
       round_to<T>(ds_left, ds);
       start_product<T>(dq, ds_left, m.walked[0][buffer]);
-      wait_for_products<0>();
+      hopper::wgmma_wait<0>();
       pin(dq), pin(ds_left);
       if (threadIdx.x % 32 == 0) arrive(m.empty[buffer]);
     }

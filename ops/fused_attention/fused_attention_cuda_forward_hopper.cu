@@ -58,7 +58,7 @@ __device__ void consume(typename Config<Width>::Memory& m, const Call& call, con
     wait(m.q_full, 0);
     wait(m.k_full[0], 0);
     start_transposed<T>(s, m.q, group_row, m.k[0]);
-    wait_for_products<0>();
+    hopper::wgmma_wait<0>();
     pin(s);
     if (first_lane) arrive(m.k_empty[0]);
     softmax(0);
@@ -69,11 +69,11 @@ __device__ void consume(typename Config<Width>::Memory& m, const Call& call, con
       start_transposed<T>(s, m.q, group_row, m.k[next]);
       wait(m.v_full[now], (n - 1) / 2 % 2);
       start_product<T>(o, p, m.v[now]);
-      wait_for_products<1>();
+      hopper::wgmma_wait<1>();
       pin(s);
       if (first_lane) arrive(m.k_empty[next]);
       softmax(n);
-      wait_for_products<0>();
+      hopper::wgmma_wait<0>();
       pin(o), pin(p);
       if (first_lane) arrive(m.v_empty[now]);
       multiply_rows(o, before);
@@ -82,7 +82,7 @@ __device__ void consume(typename Config<Width>::Memory& m, const Call& call, con
     int last = tiles.count - 1;
     wait(m.v_full[last % 2], last / 2 % 2);
     start_product<T>(o, p, m.v[last % 2]);
-    wait_for_products<0>();
+    hopper::wgmma_wait<0>();
     pin(o);
   }
   float inverse[1][2];
@@ -108,14 +108,14 @@ __global__ void __launch_bounds__(Config<Width>::kThreads, 1)
       init_barrier(m.k_full[i], 1), init_barrier(m.v_full[i], 1);
       init_barrier(m.k_empty[i], 4 * C::kConsumers), init_barrier(m.v_empty[i], 4 * C::kConsumers);
     }
-    show_barriers_to_copies();
+    hopper::fence_barrier_init();
   }
   __syncthreads();
   if (threadIdx.x < 128) {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;\n" ::"n"(C::kProducerRegisters));
+    hopper::give_registers<C::kProducerRegisters>();
     if (threadIdx.x == 0) produce<C>(m, maps, tiles, b, h, g, row0);
   } else {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;\n" ::"n"(C::kConsumerRegisters));
+    hopper::take_registers<C::kConsumerRegisters>();
     consume<T, Width, Dropout>(m, call, pointers, seen, tiles, keys, b, h, row0);
   }
 }

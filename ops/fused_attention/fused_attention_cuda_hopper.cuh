@@ -1,12 +1,11 @@
-// Hopper's warpgroup matrix products (wgmma), bulk tensor copies (TMA) and their barriers (PTX ISA, "wgmma.mma_async",
-// "Matrix descriptor", "cp.async.bulk.tensor", "mbarrier"); for sm_90a only.
+// Warpgroup matrix products over tiles of attention heads, and the copies that bring the tiles; for sm_90a only.
 //
 // Tiles lie in shared memory as columns of 64 elements: [Width / 64][rows][64], with the 128-byte swizzle that the
 // copies write and the products read. Each starts at a multiple of 1024 bytes.
 #pragma once
 
-#include <cuda.h>
-
+#include "core/cuda/hopper.cuh"
+#include "core/cuda/wgmma.cuh"
 #include "ops/fused_attention/fused_attention_cuda_softmax.cuh"
 
 namespace basis::ops::fused {
@@ -17,36 +16,20 @@ struct alignas(1024) SwizzledTile {
   uint16_t data[Rows * Width];
 };
 
-// Barriers: a phase ends when `count` arrivals and all announced bytes have come.
 __device__ __forceinline__ void init_barrier(uint64_t& barrier, int count) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;\n" ::"r"(shared_address(&barrier)), "r"(count) : "memory");
+  hopper::barrier_init(shared_address(&barrier), count);
 }
-__device__ __forceinline__ void show_barriers_to_copies() {
-  asm volatile("fence.mbarrier_init.release.cluster;\n" ::: "memory");
-}
-__device__ __forceinline__ void arrive(uint64_t& barrier) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];\n" ::"r"(shared_address(&barrier)) : "memory");
-}
-__device__ __forceinline__ void arrive_expecting(uint64_t& barrier, uint32_t bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;\n" ::"r"(shared_address(&barrier)), "r"(bytes)
-               : "memory");
-}
+__device__ __forceinline__ void arrive(uint64_t& barrier) { hopper::arrive(shared_address(&barrier)); }
 // Until the phase of this parity has ended.
 __device__ __forceinline__ void wait(uint64_t& barrier, uint32_t parity) {
-  uint32_t ended, at = shared_address(&barrier);
-  do {
-    asm volatile("{\n.reg .pred p;\nmbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\nselp.u32 %0, 1, 0, p;\n}\n"
-                 : "=r"(ended)
-                 : "r"(at), "r"(parity)
-                 : "memory");
-  } while (!ended);
+  hopper::wait(shared_address(&barrier), parity);
 }
 
 // Copies the tile of [B, rows, heads, Width] at (b, row, head), zeros beyond the tensor; arrives at the barrier.
 template <int Rows, int Width>
 __device__ __forceinline__ void load_tile(SwizzledTile<Rows, Width>& tile, const CUtensorMap& map, uint64_t& barrier,
                                           int head, int row, int b) {
-  arrive_expecting(barrier, SwizzledTile<Rows, Width>::kBytes);
+  hopper::arrive_expect(shared_address(&barrier), SwizzledTile<Rows, Width>::kBytes);
 #pragma unroll
   for (int column = 0; column < Width; column += 64)
     asm volatile(
@@ -56,19 +39,6 @@ __device__ __forceinline__ void load_tile(SwizzledTile<Rows, Width>& tile, const
         : "memory");
 }
 
-// A matrix descriptor: 128-byte swizzle; 8-row groups lie 1024 bytes apart; columns of 64 `column_bytes` apart, which
-// the hardware reads only of factors that are stored by rows of their summed index.
-__device__ __forceinline__ uint64_t descriptor(uint32_t address, uint32_t column_bytes) {
-  return uint64_t{(address & 0x3ffff) >> 4} | uint64_t{column_bytes >> 4} << 16 | uint64_t{1024 >> 4} << 32 |
-         uint64_t{1} << 62;
-}
-
-__device__ __forceinline__ void begin_products() { asm volatile("wgmma.fence.sync.aligned;\n" ::: "memory"); }
-__device__ __forceinline__ void commit_products() { asm volatile("wgmma.commit_group.sync.aligned;\n" ::: "memory"); }
-template <int Pending>
-__device__ __forceinline__ void wait_for_products() {
-  asm volatile("wgmma.wait_group.sync.aligned %0;\n" ::"n"(Pending) : "memory");
-}
 // The registers of a product in flight are neither read nor moved across this point.
 template <int N>
 __device__ __forceinline__ void pin(Accumulators<1, N>& c) {
@@ -176,12 +146,12 @@ __device__ __forceinline__ void start_transposed(Accumulators<1, N / 8>& c, cons
                                                  const SwizzledTile<N, Width>& b) {
   uint32_t a_at = shared_address(a.data) + row * 128, b_at = shared_address(b.data);
   pin(c);
-  begin_products();
+  hopper::wgmma_fence();
 #pragma unroll
   for (int d = 0; d < Width; d += 16)
-    product<T>(c, descriptor(a_at + d / 64 * a.kColumnBytes + d % 64 * 2, 16),
-               descriptor(b_at + d / 64 * b.kColumnBytes + d % 64 * 2, 16), d > 0);
-  commit_products();
+    product<T>(c, hopper::operand(a_at + d / 64 * a.kColumnBytes + d % 64 * 2, 16, 1024),
+               hopper::operand(b_at + d / 64 * b.kColumnBytes + d % 64 * 2, 16, 1024), d > 0);
+  hopper::wgmma_commit();
   pin(c);
 }
 
@@ -191,10 +161,10 @@ __device__ __forceinline__ void start_product(Accumulators<1, Width / 8>& c, uin
                                               const SwizzledTile<K, Width>& b) {
   uint32_t b_at = shared_address(b.data);
   pin(c), pin(a);
-  begin_products();
+  hopper::wgmma_fence();
 #pragma unroll
-  for (int k = 0; k < K / 16; ++k) product<T>(c, a[k], descriptor(b_at + k * 16 * 128, b.kColumnBytes));
-  commit_products();
+  for (int k = 0; k < K / 16; ++k) product<T>(c, a[k], hopper::operand(b_at + k * 16 * 128, b.kColumnBytes, 1024));
+  hopper::wgmma_commit();
   pin(c), pin(a);
 }
 
@@ -209,25 +179,10 @@ __device__ __forceinline__ void round_to(uint32_t (&p)[N / 2][4], const Accumula
 
 // A [B, rows, heads, D] tensor for copies of `tile` rows of one head, 64 columns at a time.
 inline CUtensorMap tensor_map(const void* data, DType dtype, int b, int rows, int heads, int d, int tile) {
-  static const auto encode = [] {
-    void* function = nullptr;
-    cudaDriverEntryPointQueryResult found;
-    CUDA_CHECK(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &found));
-    return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function);
-  }();
-  CUtensorMap map;
-  cuuint64_t size[4] = {cuuint64_t(d), cuuint64_t(heads), cuuint64_t(rows), cuuint64_t(b)};
-  cuuint64_t head = cuuint64_t(d) * 2, stride[3] = {head, head * heads, head * heads * rows};  // bytes
-  cuuint32_t box[4] = {64, 1, cuuint32_t(tile), 1}, step[4] = {1, 1, 1, 1};
-  CUresult status =
-      encode(&map, dtype == DType::bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 4,
-             const_cast<void*>(data), size, stride, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE,
-             CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  if (status != CUDA_SUCCESS)
-    throw Error({.where = "fused_attention",
-                 .expected = "cuTensorMapEncodeTiled to succeed",
-                 .got = "CUresult " + std::to_string(int(status))});
-  return map;
+  auto n = [](int64_t x) { return uint64_t(x); };
+  return hopper::tensor_map<4>(data, dtype == DType::bf16, {n(d), n(heads), n(rows), n(b)},
+                               {1, n(d), n(int64_t{heads} * d), n(int64_t{rows} * heads * d)},
+                               {64, 1, uint32_t(tile), 1});
 }
 
 inline bool is_hopper(Device device) {

@@ -161,16 +161,19 @@ inline BackwardPlan plan_backward(int64_t k) {
   int64_t cost = INT64_MAX;
   for (int width : {256, 192, 176}) {
     int64_t tiles = (k + width - 1) / width;
-    if (tiles * width < cost) cost = tiles * width, best = {width, tiles % 2 == 0 ? 2 : 1, 1};
+    if (tiles * width < cost) cost = tiles * width, best = BackwardPlan{width, 1, 1};  // cn = 2 is slower: README.md
   }
   return best;
 }
+
+// With more columns, cuBLASLt and a pass of its own for the slice were quicker (README.md).
+constexpr int64_t kWidestRest = 384;
 
 // Whether the kernel takes this shape. Pointers must be multiples of 16 bytes.
 inline bool backward_fits(int64_t m, int64_t n, int64_t d, int64_t dh) {
   int64_t k = d - dh;
   return (dh == 64 || dh == 128) && n % 64 == 0 && d % 8 == 0 && k > 0 && m > 0 && m < (1 << 30) && n < (1 << 30) &&
-         (k + plan_backward(k).width - 1) / plan_backward(k).width >= dh / 64;
+         k <= kWidestRest && (k + plan_backward(k).width - 1) / plan_backward(k).width >= dh / 64;
 }
 
 template <class T, int Width, int CN>

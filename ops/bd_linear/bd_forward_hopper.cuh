@@ -35,7 +35,8 @@ struct ForwardPlan {
   bool resident = false;  // X's rows stay in shared memory: k_tiles <= kMaxSlots
   bool runs = false;      // a cluster's tiles are one contiguous run along the columns, not every so-manieth
   int skew = 1;           // steps of the second warpgroup behind the first; 0: none
-  bool streaming = true;  // Y is stored for eviction first
+  bool lines = false;     // a warp stores 4 rows of 128 bytes at a time, not 8 of 64
+  bool multicast = true;  // each block of the cluster fetches half of C's tile for both
 };
 
 struct ForwardArgs {
@@ -97,12 +98,47 @@ __device__ __forceinline__ void forward_copies(const ForwardArgs& args, uint32_t
         arrive_expect(a_full + 8 * k, kTileA);
         copy_2d(a + kTileA * k, &args.x, a_full + 8 * k, k * kTileK, (2 * pair + rank) * kTileM);
       }
-      copy_5d(b + kTileB * slot + kTileB / 2 * rank, &args.c, full + 8 * slot, k * kTileK,
-              column * (kTileN / 32) + kTileN / 64 * rank, 3);
+      for (int half = 0; half < 2; ++half)
+        if (!plan.multicast || half == rank)
+          copy_5d(b + kTileB * slot + kTileB / 2 * half, &args.c, full + 8 * slot, k * kTileK,
+                  column * (kTileN / 32) + kTileN / 64 * half, plan.multicast ? 3 : 1 << rank);
       if (++slot == plan.stages) slot = 0, phase ^= 1;
     }
     if (new_rows) a_phase ^= 1;
   }
+}
+
+// A warp gives back a slot: to both blocks that fill it, or to its own.
+__device__ __forceinline__ void release(uint32_t bar, bool multicast) {
+  int lane = threadIdx.x % 32;
+  if (multicast ? lane < 2 : lane == 0) {
+    if (multicast)
+      arrive_remote(bar, lane);
+    else
+      arrive(bar);
+  }
+}
+
+// The thread's 8 columns of group g, half h: accumulators plus slice, rounded.
+template <class T>
+__device__ __forceinline__ uint4 finish(const float (&acc)[kTileN / 2], const uint4& slice, int g, int h) {
+  uint32_t part[4] = {slice.x, slice.y, slice.z, slice.w}, out[4];
+#pragma unroll
+  for (int j = 0; j < 4; ++j) {
+    float low, high;
+    unpack<T>(part[j], low, high);
+    out[j] = pack<T>(acc[16 * g + 4 * j + 2 * h] + low, acc[16 * g + 4 * j + 2 * h + 1] + high);
+  }
+  return make_uint4(out[0], out[1], out[2], out[3]);
+}
+// Exchanges with the lane of the neighbouring row.
+__device__ __forceinline__ uint4 swap_rows(uint4 v) {
+  return make_uint4(__shfl_xor_sync(~0u, v.x, 4), __shfl_xor_sync(~0u, v.y, 4), __shfl_xor_sync(~0u, v.z, 4),
+                    __shfl_xor_sync(~0u, v.w, 4));
+}
+template <class T>
+__device__ __forceinline__ void store(const ForwardArgs& args, T* y, int row, int column, uint4 v) {
+  if (row < args.m && column < args.n) __stcs(reinterpret_cast<uint4*>(y + int64_t(row) * args.n + column), v);
 }
 
 // One warpgroup: its 64 rows of every tile. Groups = dh / 32: how many groups of 32 columns until the slice repeats.
@@ -145,35 +181,32 @@ __device__ __forceinline__ void forward_products(const ForwardArgs& args, int gr
       if (group == 0 && k + 1 == plan.skew) named_arrive(1, 256);
       if (k > 0) {  // the step before has finished: its tiles are free
         wgmma_wait<1>();
-        if (lane < 2) arrive_remote(empty + 8 * (slot ? slot - 1 : plan.stages - 1), lane);
+        release(empty + 8 * (slot ? slot - 1 : plan.stages - 1), plan.multicast);
         if (plan.resident && last_of_rows && lane == 0) arrive(a_empty + 8 * (k - 1));
       }
       if (++slot == plan.stages) slot = 0, phase ^= 1;
     }
     wgmma_wait<0>();
-    if (lane < 2) arrive_remote(empty + 8 * (slot ? slot - 1 : plan.stages - 1), lane);
+    release(empty + 8 * (slot ? slot - 1 : plan.stages - 1), plan.multicast);
     if (plan.resident && last_of_rows && lane == 0) arrive(a_empty + 8 * (args.k_tiles - 1));
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      T* to = static_cast<T*>(args.y) + int64_t(row + 8 * h) * args.n + column * kTileN + 8 * quad;
+    for (int h = 0; h < 2; ++h)
 #pragma unroll
-      for (int g = 0; g < kTileN / 32; ++g) {
-        const uint4& s = slice[g % Groups][h];
-        uint32_t shared_part[4] = {s.x, s.y, s.z, s.w}, out[4];
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          float low, high;
-          unpack<T>(shared_part[j], low, high);
-          out[j] = pack<T>(acc[16 * g + 4 * j + 2 * h] + low, acc[16 * g + 4 * j + 2 * h + 1] + high);
-        }
-        if (row + 8 * h < args.m && column * kTileN + 32 * g < args.n) {
-          if (plan.streaming)
-            __stcs(reinterpret_cast<uint4*>(to + 32 * g), make_uint4(out[0], out[1], out[2], out[3]));
-          else
-            *reinterpret_cast<uint4*>(to + 32 * g) = make_uint4(out[0], out[1], out[2], out[3]);
+      for (int g = 0; g < kTileN / 32; g += 2) {
+        uint4 first = finish<T>(acc, slice[g % Groups][h], g, h);
+        uint4 second = finish<T>(acc, slice[(g + 1) % Groups][h], g + 1, h);
+        int at = row + 8 * h;
+        if (plan.lines) {  // even and odd rows swap halves, so that a warp stores lines of 128 bytes
+          bool odd = lane & 4;
+          uint4 other = swap_rows(odd ? first : second);
+          int from = column * kTileN + 32 * (g + odd) + 8 * quad;
+          store(args, static_cast<T*>(args.y), at - odd, from, odd ? other : first);
+          store(args, static_cast<T*>(args.y), at - odd + 1, from, odd ? second : other);
+        } else {
+          store(args, static_cast<T*>(args.y), at, column * kTileN + 32 * g + 8 * quad, first);
+          store(args, static_cast<T*>(args.y), at, column * kTileN + 32 * (g + 1) + 8 * quad, second);
         }
       }
-    }
   }
 }
 
@@ -188,7 +221,7 @@ __global__ void __cluster_dims__(2) __launch_bounds__(384, 1) forward_kernel(con
   if (threadIdx.x == 0) {
     for (int i = 0; i < kMaxSlots; ++i) {
       barrier_init(full + 8 * i, 1);
-      barrier_init(empty + 8 * i, 16);  // the consuming warps of both blocks
+      barrier_init(empty + 8 * i, args.plan.multicast ? 16 : 8);  // the consuming warps of both blocks
       barrier_init(a_full + 8 * i, 1);
       barrier_init(a_empty + 8 * i, 8);
     }
@@ -211,6 +244,7 @@ inline ForwardPlan plan_forward(int k_tiles, int column_tiles) {
   ForwardPlan plan;
   plan.resident = k_tiles <= 6 && column_tiles >= 4;
   plan.runs = plan.resident;
+  plan.skew = plan.resident ? 2 : 1;
   int room = kSharedBytes - 2048;
   plan.stages = std::min(plan.resident ? (room - kTileA * k_tiles) / kTileB : room / (kTileA + kTileB), kMaxSlots);
   return plan;

@@ -19,7 +19,7 @@ bool forward_hopper_fits(const Tensor& x, const Tensor& c, int64_t dh);
 void forward_hopper(const Tensor& x, const Tensor& c, const Tensor& y, int64_t dh, bool slice_in_front);
 
 // dx [m, d] for dy [m, n]: dx[:, R] = dy c, dx[:, S] = sum over heads of dy, in one pass over dy; sums in f32.
-// Fits: bf16 or f16, dh 64 or 128, d a multiple of 8, n of 64, d - dh > 256 where dh = 128.
+// Fits: bf16 or f16, dh 64 or 128, d a multiple of 8, n of 64, d - dh <= 384 (and > 256 where dh = 128).
 bool backward_hopper_fits(const Tensor& dy, const Tensor& c, int64_t dh);
 void backward_hopper(const Tensor& dy, const Tensor& c, const Tensor& dx, int64_t dh, bool slice_in_front);
 

@@ -207,9 +207,9 @@ double best(const std::vector<Candidate>& list, const std::string& prefix) {
 }
 
 std::string name_of(const ForwardPlan& p) {
-  char text[60];
-  snprintf(text, sizeof text, "%s %s skew %d stages %d%s", p.resident ? "resident" : "stream",
-           p.runs ? "runs" : "strided", p.skew, p.stages, p.streaming ? "" : " plain");
+  char text[80];
+  snprintf(text, sizeof text, "%s %s skew %d stages %d%s%s", p.resident ? "resident" : "stream",
+           p.runs ? "runs" : "strided", p.skew, p.stages, p.lines ? " lines" : "", p.multicast ? "" : " alone");
   return text;
 }
 std::vector<ForwardPlan> plans(const Shape& s) {
@@ -218,11 +218,12 @@ std::vector<ForwardPlan> plans(const Shape& s) {
   for (bool resident : {false, true})
     for (bool runs : {false, true})
       for (int skew : {0, 1, 2})
-        for (bool streaming : {false, true}) {
-          if ((resident && k_tiles > 7) || (!streaming && skew != 1) || (runs && !resident && skew != 1)) continue;
-          int room = (kSharedBytes - 2048 - (resident ? k_tiles * kTileA : 0)) / (kTileB + (resident ? 0 : kTileA));
-          list.push_back(ForwardPlan{std::min(room, kMaxSlots), resident, runs, skew, streaming});
-        }
+        for (bool lines : {false, true})
+          for (bool multicast : {false, true}) {
+            if ((resident && k_tiles > 7) || (skew != 1 && !(lines && multicast)) || (runs && !resident)) continue;
+            int room = (kSharedBytes - 2048 - (resident ? k_tiles * kTileA : 0)) / (kTileB + (resident ? 0 : kTileA));
+            list.push_back(ForwardPlan{std::min(room, kMaxSlots), resident, runs, skew, lines, multicast});
+          }
   return list;
 }
 
@@ -325,7 +326,7 @@ void bench(const Shape& s, bool forward, bool backward) {
         run_forward_check(s, t, plan_forward(int((k + 63) / 64), int((n + 255) / 256))).c_str());
     for (auto& c : list)
       if (c.name.rfind("bd", 0) == 0)
-        printf("    %-36s %.4f ms  %.3fx  %.0f TFLOP/s\n", c.name.c_str(), c.ms, base / c.ms, tera * k / c.ms);
+        printf("    %-44s %.4f ms  %.3fx  %.0f TFLOP/s\n", c.name.c_str(), c.ms, base / c.ms, tera * k / c.ms);
   }
   if (backward) {
     Gemm dx(type, false, false, d, m, n, d, n, d), dx_rest(type, false, false, k, m, n, k, n, d);

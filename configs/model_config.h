@@ -65,6 +65,7 @@ struct ModelConfig {
   int64_t n_layer = 12, n_head = 12, n_kv_head = 0, head_dim = 0, d_model = 768, d_ff = 0;
   int64_t vocab_size = 0, max_seq_len = 1024, type_vocab_size = 0;
   double dropout = 0, norm_eps = 1e-5, init_std = 0.02, rope_theta = 10000;
+  int64_t kv_lora_rank = 0, q_lora_rank = 0, qk_rope_head_dim = 0, v_head_dim = 0;
   std::string rope_layout = "half", activation = "auto";
   std::optional<bool> tie_embeddings, bias;
   AttentionConfig attention;
@@ -77,17 +78,26 @@ struct ModelConfig {
   }
   int64_t kv_heads() const { return n_kv_head ? n_kv_head : n_head; }
   int64_t head_width() const { return head_dim ? head_dim : d_model / n_head; }
+  int64_t latent_width() const { return kv_lora_rank ? kv_lora_rank : 4 * head_width(); }
+  int64_t rope_width() const { return qk_rope_head_dim ? qk_rope_head_dim : (head_width() / 2 + 1) / 2 * 2; }
+  int64_t value_width() const { return v_head_dim ? v_head_dim : head_width(); }
 
   static auto fields() {
     using M = ModelConfig;
     return std::tuple{
         field("family", &M::family,
-              "gpt2: LayerNorm, GELU, learned positions; llama: RMSNorm, SwiGLU, RoPE; bert: encoder, post-norm",
-              "gpt2|llama|bert"),
+              "gpt2: LayerNorm, GELU, learned positions; llama: RMSNorm, SwiGLU, RoPE; bert: encoder, post-norm; "
+              "deepseek_v2: llama with multi-head latent attention",
+              "gpt2|llama|bert|deepseek_v2"),
         field("n_layer", &M::n_layer, "blocks", at_least(1)),
         field("n_head", &M::n_head, "query heads", at_least(1)),
         field("n_kv_head", &M::n_kv_head, "key and value heads; 0: n_head", at_least(0)),
         field("head_dim", &M::head_dim, "channels of a head; 0: d_model / n_head", at_least(0)),
+        field("kv_lora_rank", &M::kv_lora_rank, "deepseek_v2: channels of the latent; 0: 4 head_dim", at_least(0)),
+        field("q_lora_rank", &M::q_lora_rank, "deepseek_v2: channels of the queries' latent; 0: none", at_least(0)),
+        field("qk_rope_head_dim", &M::qk_rope_head_dim,
+              "deepseek_v2: rotated channels of a head, beside its head_dim; 0: half as many", at_least(0)),
+        field("v_head_dim", &M::v_head_dim, "deepseek_v2: channels of a head's values; 0: head_dim", at_least(0)),
         field("d_model", &M::d_model, "channels of the residual stream", at_least(1)),
         field("d_ff", &M::d_ff,
               "hidden channels of the MLP; 0: 4 d_model (gpt2, bert), 8/3 d_model rounded up to 64 (llama)",
@@ -98,7 +108,7 @@ struct ModelConfig {
         field("dropout", &M::dropout, "on embeddings, attention probabilities and branches", probability()),
         field("norm_eps", &M::norm_eps, "added to the variance", Range{0, 1}),
         field("init_std", &M::init_std, "standard deviation of initial weights", at_least(0)),
-        field("rope_theta", &M::rope_theta, "base of the rotary frequencies (llama)", at_least(1)),
+        field("rope_theta", &M::rope_theta, "base of the rotary frequencies (llama, deepseek_v2)", at_least(1)),
         field("rope_layout", &M::rope_layout, "channels that rotate together: (i, i + D/2) or (2i, 2i + 1)",
               "half|interleaved"),
         field("activation", &M::activation, "of the MLP; auto: the family's", "auto|gelu_tanh|gelu_erf|silu|swiglu"),

@@ -44,6 +44,12 @@ void validate(const Config& c, const std::vector<YamlNode>& documents, const std
        fmt::format("expected a divisor of n_head {}, got {}", m.n_head, m.kv_heads()));
   rule(m.family != "llama" || m.head_width() % 2 == 0, "model.head_dim",
        fmt::format("expected an even head width for RoPE, got {}", m.head_width()));
+  if (m.family == "deepseek_v2") {
+    rule(m.kv_heads() == m.n_head, "model.n_kv_head",
+         fmt::format("expected n_head {} with multi-head latent attention, got {}", m.n_head, m.kv_heads()));
+    rule(m.rope_width() % 2 == 0, "model.qk_rope_head_dim",
+         fmt::format("expected an even width for RoPE, got {}", m.rope_width()));
+  }
   rule(c.data.seq_len <= m.max_seq_len, "data.seq_len",
        fmt::format("expected at most model.max_seq_len {}, got {}", m.max_seq_len, c.data.seq_len));
   rule(c.train.micro_batch == 0 || c.train.global_batch % c.train.micro_batch == 0, "train.micro_batch",

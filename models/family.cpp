@@ -6,22 +6,37 @@ namespace basis::models {
 
 using configs::ModelConfig;
 
-NormType norm_type(const ModelConfig& c) { return c.family == "llama" ? NormType::rms_norm : NormType::layer_norm; }
+namespace {
+
+// RMSNorm, SwiGLU, rotary positions, no biases.
+bool llama_like(const ModelConfig& c) { return c.family == "llama" || c.family == "deepseek_v2"; }
+
+LatentOptions latent_options(const ModelConfig& c) {
+  return {.kv_rank = c.latent_width(),
+          .q_rank = c.q_lora_rank,
+          .rope_dim = c.rope_width(),
+          .value_dim = c.value_width(),
+          .rope = *rope_options(c)};
+}
+
+}  // namespace
+
+NormType norm_type(const ModelConfig& c) { return llama_like(c) ? NormType::rms_norm : NormType::layer_norm; }
 
 Activation activation(const ModelConfig& c) {
   if (c.activation == "silu") return Activation::silu;
   if (c.activation == "gelu_tanh") return Activation::gelu_tanh;
   if (c.activation == "gelu_erf") return Activation::gelu_erf;
   if (c.activation == "swiglu") return Activation::swiglu;
-  return c.family == "llama" ? Activation::swiglu : c.family == "bert" ? Activation::gelu_erf : Activation::gelu_tanh;
+  return llama_like(c) ? Activation::swiglu : c.family == "bert" ? Activation::gelu_erf : Activation::gelu_tanh;
 }
 
-bool has_bias(const ModelConfig& c) { return c.bias.value_or(c.family != "llama"); }
-bool ties_embeddings(const ModelConfig& c) { return c.tie_embeddings.value_or(c.family != "llama"); }
+bool has_bias(const ModelConfig& c) { return c.bias.value_or(!llama_like(c)); }
+bool ties_embeddings(const ModelConfig& c) { return c.tie_embeddings.value_or(!llama_like(c)); }
 
 int64_t mlp_width(const ModelConfig& c) {
   if (c.d_ff) return c.d_ff;
-  return c.family == "llama" ? (c.d_model * 8 / 3 + 63) / 64 * 64 : 4 * c.d_model;
+  return llama_like(c) ? (c.d_model * 8 / 3 + 63) / 64 * 64 : 4 * c.d_model;
 }
 
 // GPT-2 scales the weights that write to the residual stream by 1/sqrt(number of writes).
@@ -47,6 +62,11 @@ std::unique_ptr<Projector> make_projector(const ModelConfig& c, int layer) {
                      .bias = has_bias(c),
                      .init_std = c.init_std,
                      .out_init_std = output_init_std(c)};
+  if (latent_attention(c)) {
+    if (p.type == "bd") o.bd_qk = p.qk, o.bd_vo = p.vo, o.permuted = p.permuted();
+    o.qk_back = p.qk_slice == "back", o.vo_back = p.vo_slice == "back";
+    return make_mla_projector(o, latent_options(c));
+  }
   if (p.type == "dense") return make_dense_projector(o);
   o.rotary = rope_options(c).has_value();
   o.bd_qk = p.qk, o.bd_vo = p.vo, o.permuted = p.permuted();
@@ -73,8 +93,10 @@ std::unique_ptr<Mixer> make_mixer(const ModelConfig& c, int layer, bool causal) 
 }
 
 std::optional<ops::RopeOptions> rope_options(const ModelConfig& c) {
-  if (c.family != "llama") return {};
+  if (!llama_like(c)) return {};
   return ops::RopeOptions{.theta = c.rope_theta, .interleaved = c.rope_layout == "interleaved"};
 }
+
+bool latent_attention(const ModelConfig& c) { return c.family == "deepseek_v2"; }
 
 }  // namespace basis::models

@@ -18,5 +18,6 @@ Mlp::Options mlp_options(const configs::ModelConfig& c);
 std::unique_ptr<Projector> make_projector(const configs::ModelConfig& c, int layer);
 std::unique_ptr<Mixer> make_mixer(const configs::ModelConfig& c, int layer, bool causal);
 std::optional<ops::RopeOptions> rope_options(const configs::ModelConfig& c);  // families with rotary positions
+bool latent_attention(const configs::ModelConfig& c);                         // its projector rotates by itself
 
 }  // namespace basis::models

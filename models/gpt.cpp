@@ -11,7 +11,8 @@ Block::Block(const configs::ModelConfig& c, int layer)
     : dropout_(c.dropout),
       attention_norm_(norm_type(c), c.d_model, has_bias(c), c.norm_eps),
       mlp_norm_(norm_type(c), c.d_model, has_bias(c), c.norm_eps),
-      attention_(make_projector(c, layer), make_mixer(c, layer, true), rope_options(c), layer),
+      attention_(make_projector(c, layer), make_mixer(c, layer, true),
+                 latent_attention(c) ? std::nullopt : rope_options(c), layer),
       mlp_(mlp_options(c)) {
   child("attention_norm", attention_norm_);
   child("attention", attention_);

@@ -43,6 +43,17 @@ std::unique_ptr<Projector> make_dense_projector(const ProjectorOptions& options)
 // Throws core::Error (usage) where Basis Decomposition is not exact: QK under rotary positions, heads as wide as x.
 std::unique_ptr<Projector> make_bd_projector(const ProjectorOptions& options);
 
+// Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434): keys and values are read from a normalised latent, and
+// positions rotate a separate part of the queries and one key part that all heads share.
+struct LatentOptions {
+  int64_t kv_rank, q_rank;      // channels of the latents; q_rank 0: queries come from x itself
+  int64_t rope_dim, value_dim;  // a head has head_dim + rope_dim channels in q and k, value_dim in v
+  ops::RopeOptions rope;
+};
+// Rotates by itself: qkv gives q and k [B,T,H,head_dim + rope_dim], v [B,T,H,value_dim]. Basis Decomposition acts on
+// the unrotated part of k and on v, whose input is the latent. Throws core::Error (usage) where that is not narrower.
+std::unique_ptr<Projector> make_mla_projector(const ProjectorOptions& options, const LatentOptions& latent);
+
 struct MixerOptions {
   std::string type = "fused";  // naive | fused | window | conv_basis | check
   bool causal = true;

@@ -138,7 +138,7 @@ TEST_F(Program, SigtermSavesAndExitsWithItsNumber) {
 }
 
 TEST_F(Program, EveryFamilyAndMixerTrains) {
-  for (const char* family : {"gpt2", "llama", "bert"})
+  for (const char* family : {"gpt2", "llama", "bert", "deepseek_v2"})
     for (const char* mixer : {"naive", "fused", "window", "check"})
       EXPECT_EQ(run({"train", config("family"), std::string("model.family=") + family,
                      std::string("model.attention.mixer.type=") + mixer, "model.attention.mixer.window=4",

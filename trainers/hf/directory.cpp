@@ -105,7 +105,8 @@ void check_sizes(const configs::ModelConfig& c, const TensorFiles& files, const 
     throw bad_file(where, "heads that divide the width, and key heads that divide the heads",
                    fmt::format("{} heads, {} key heads, width {}", c.n_head, c.kv_heads(), c.d_model));
   fits(double(c.n_head * c.head_width()), double(c.d_model), "a query projection");
-  if (c.family != "llama") fits(double(c.max_seq_len), double(c.d_model), "positions");
+  if (!models::rope_options(c)) fits(double(c.max_seq_len), double(c.d_model), "positions");
+  if (models::latent_attention(c)) fits(double(c.latent_width()), double(c.d_model), "a latent");
   if (c.type_vocab_size) fits(double(c.type_vocab_size), double(c.d_model), "token types");
 }
 
@@ -201,7 +202,7 @@ void write_directory(const fs::path& path, const models::Model& model, DType dty
   const Family& family = family_of(c);
   auto ours = by_path(model);
   std::unique_ptr<models::Model> zeros;  // of the biases that Hugging Face's model has and this one leaves out
-  if (c.family != "llama" && !models::has_bias(c)) {
+  if (!models::rope_options(c) && !models::has_bias(c)) {
     c.bias = true;
     zeros = models::make_model(c);
     for (auto& [path, p] : by_path(*zeros)) ours.try_emplace(path, p);

@@ -12,7 +12,7 @@ namespace {
 using nlohmann::json;
 
 const std::vector<const Family*>& families() {
-  static const std::vector<const Family*> all = {&gpt2, &llama, &bert};
+  static const std::vector<const Family*> all = {&gpt2, &llama, &bert, &deepseek_v2};
   return all;
 }
 

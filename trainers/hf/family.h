@@ -1,5 +1,6 @@
 // How a Hugging Face family of models becomes ours and back: its config.json and the names and layouts of its tensors.
-// A family is one file (gpt2.cpp, llama.cpp, bert.cpp, ...) with three functions and an entry in family.cpp.
+// A family is one file (gpt2.cpp, llama.cpp, bert.cpp, deepseek_v2.cpp) with three functions and an entry in
+// family.cpp.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -53,7 +54,7 @@ struct Family {
   std::vector<std::pair<std::string, std::string>> ties;
 };
 
-extern const Family gpt2, llama, bert;
+extern const Family gpt2, llama, bert, deepseek_v2;
 
 const Family& family_of(const nlohmann::json& config, const std::string& file);  // core::Error (bad_file): unknown
 const Family& family_of(const configs::ModelConfig& config);                     // core::Error (usage): none fits

@@ -51,10 +51,11 @@ ordered_json median_and_max(std::vector<double> x) {
 }  // namespace
 
 void LayerErrors::add(const std::string& dtype, const AttentionWeights& bd, const AttentionWeights& dense) {
+  int64_t value_dim = exact_.v.size(0) / (exact_.k.size(0) / dh_);
   for (auto [name, w] : {std::pair(dtype, &bd), std::pair("dense_" + dtype, &dense)}) {
     Matrix exact_q = matrix(exact_.q).transpose(), q = matrix(w->q).transpose();
     qk_[name] = errors(exact_q, exact_.k, q, w->k, dh_, group_);
-    vo_[name] = errors(matrix(exact_.out), exact_.v, matrix(w->out), w->v, dh_, group_);
+    vo_[name] = errors(matrix(exact_.out), exact_.v, matrix(w->out), w->v, value_dim, group_);
   }
 }
 

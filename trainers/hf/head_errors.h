@@ -10,7 +10,7 @@
 
 namespace basis::trainers::hf {
 
-// f64: q [H dh, d], k and v [Hkv dh, d], out [d, H dh].
+// f64: q [H dh, d], k [Hkv dh, d], v [Hkv dv, d], out [d, H dv]; k and v may read fewer channels than q, a latent's.
 struct AttentionWeights {
   core::Tensor q, k, v, out;
 };

@@ -96,9 +96,23 @@ Tensor written_out(const Tensor& c, int64_t dh, const Channels& order, bool back
   return w;
 }
 
+// What both have in the same shape; the rest is the caller's.
 void copy_rest(const Weights& from, Weights& to) {
-  for (const auto& [path, p] : to.all())
-    if (path.find("/attention/") == std::string::npos) to.set(path, from.get(path));
+  for (const auto& [path, p] : to.all()) {
+    if (!from.has(path)) continue;
+    Tensor x = from.get(path);
+    if (x.shape() == p.var.shape()) to.set(path, x);
+  }
+}
+
+// Latent attention: the channels that k and v read are rows of the latent's weight and of its norm's.
+void reorder_latent(const Weights& from, Weights& to, const std::string& path, const Channels& order) {
+  for (const char* name : {"latent/weight", "latent/bias", "latent/norm/weight"}) {
+    if (!from.has(path + name)) continue;
+    Tensor x = from.get(path + name);
+    Tensor columns = transposed(x.view({x.size(0), x.numel() / x.size(0)}));
+    to.set(path + name, transposed(take_columns(columns, order, x.size(0), false)));
+  }
 }
 
 void set_projector(ModelConfig& c, const ProjectorConfig& p) {
@@ -114,6 +128,13 @@ std::unique_ptr<Model> like(const ModelConfig& config, const Model& source) {
   return model;
 }
 
+// Channels of a head in q and k (without a rotated part beside) and in v.
+struct Widths {
+  int64_t qk, vo;
+  explicit Widths(const ModelConfig& c)
+      : qk(c.head_width()), vo(models::latent_attention(c) ? c.value_width() : c.head_width()) {}
+};
+
 // One layer's rows and factors.
 struct LayerBasis {
   Channels order;
@@ -121,15 +142,15 @@ struct LayerBasis {
   ProjectorConfig projector;
 };
 
-LayerBasis factor_layer(const Weights& w, const std::string& path, int64_t dh, const RegaugeOptions& o) {
+LayerBasis factor_layer(const Weights& w, const std::string& path, Widths dh, const RegaugeOptions& o) {
   auto choice = core::parse_basis_choice(o.basis);
   LayerBasis b;
   b.projector = {.type = "bd", .basis = o.basis, .qk_slice = "front", .vo_slice = "back", .qk = o.qk, .vo = o.vo};
   Tensor k = w.get(path + "k/weight"), v = w.get(path + "v/weight");
   int64_t d = k.size(1);
-  if (o.qk) b.qk = core::decompose(k, dh, core::choose_basis(k, dh, choice));
+  if (o.qk) b.qk = core::decompose(k, dh.qk, core::choose_basis(k, dh.qk, choice));
   bool pivoted = choice == core::BasisChoice::pivoted;
-  if (o.vo) b.vo = core::decompose(v, dh, core::choose_basis(v, dh, choice, pivoted ? b.qk.rows : Channels{}));
+  if (o.vo) b.vo = core::decompose(v, dh.vo, core::choose_basis(v, dh.vo, choice, pivoted ? b.qk.rows : Channels{}));
   b.order = pivoted ? order_of(d, b.qk.rows, b.vo.rows) : identity(d);
   if (!pivoted) {
     b.projector.qk_slice = o.qk && b.qk.rows[0] > 0 ? "back" : "front";
@@ -150,7 +171,10 @@ void write_layer(const Weights& from, Weights& to, const std::string& path, cons
   auto same = [](const Tensor& x) { return x; };
   if (to.has(path + "order"))
     to.set(path + "order", Tensor::from(std::vector<double>(b.order.begin(), b.order.end()), {d}));
-  Tensor q = reordered("q/weight"), out = transposed(from.get(path + "out/weight"));
+  bool latent = from.has(path + "latent/weight");
+  if (latent) reorder_latent(from, to, path, b.order);
+  Tensor q = latent ? from.get(path + "q/weight") : reordered("q/weight"),
+         out = transposed(from.get(path + "out/weight"));
   if (b.projector.qk) {
     to.set(path + "q/weight", core::apply_per_head(b.qk.t, q));
     bias("q/bias", [&](const Tensor& x) { return core::apply_per_head(b.qk.t, x); });
@@ -171,22 +195,23 @@ void write_layer(const Weights& from, Weights& to, const std::string& path, cons
 }
 
 // The dense weights that a layer's (possibly rounded) BD weights stand for.
-AttentionWeights dense_layer(const Weights& w, const std::string& path, const ProjectorConfig& p, int64_t dh,
-                             DType rounding) {
+AttentionWeights dense_layer(const Weights& w, const std::string& path, const ProjectorConfig& p, Widths dh,
+                             DType rounding, const Channels& latent_order = {}) {
   auto get = [&](const std::string& name) { return w.get(path + name).to(rounding).to(DType::f64); };
+  bool bd = p.type == "bd";
   Tensor q = get("q/weight");
-  int64_t d = q.size(1);
-  Channels order = identity(d);
+  int64_t d = w.get(path + "k/weight").size(1) + (bd && p.qk ? dh.qk : 0);
+  Channels order = latent_order.empty() ? identity(d) : latent_order;
   if (w.has(path + "order")) {
     auto values = w.get(path + "order").to_vector<double>();
     order.assign(values.begin(), values.end());
+    q = take_columns(q, order, d, true);
   }
-  auto narrow = [&](const std::string& name, bool bd, const std::string& slice) {
-    return bd ? written_out(get(name), dh, order, slice == "back") : take_columns(get(name), order, d, true);
+  auto narrow = [&](const std::string& name, bool bd, int64_t width, const std::string& slice) {
+    return bd ? written_out(get(name), width, order, slice == "back") : take_columns(get(name), order, d, true);
   };
-  bool bd = p.type == "bd";
-  return {take_columns(q, order, d, true), narrow("k/weight", bd && p.qk, p.qk_slice),
-          narrow("v/weight", bd && p.vo, p.vo_slice), get("out/weight")};
+  return {q, narrow("k/weight", bd && p.qk, dh.qk, p.qk_slice), narrow("v/weight", bd && p.vo, dh.vo, p.vo_slice),
+          get("out/weight")};
 }
 
 std::string attention_path(int64_t layer) { return fmt::format("layers/{}/attention/", layer); }
@@ -202,7 +227,7 @@ bool has_bd(const ModelConfig& c) {
 Regauged to_bd(const Model& dense, const RegaugeOptions& o) {
   Weights from(dense);
   ModelConfig c = dense.config();
-  int64_t dh = c.head_width();
+  Widths dh(c);
   set_projector(c, {.type = "bd", .basis = o.basis, .qk = o.qk, .vo = o.vo});
   if (o.qk && models::rope_options(c)) models::make_model(c);  // refuses it, with the reason
   std::vector<LayerBasis> bases;
@@ -222,9 +247,10 @@ Regauged to_bd(const Model& dense, const RegaugeOptions& o) {
     write_layer(from, to, path, b);
     if (!o.report) continue;
     AttentionWeights exact = dense_layer(from, path, {}, dh, DType::f64);
-    LayerErrors errors(exact, dh, c.n_head / c.kv_heads());
+    LayerErrors errors(exact, dh.qk, c.n_head / c.kv_heads());
+    Channels order = from.has(path + "latent/weight") ? b.order : Channels{};
     for (DType t : {DType::f32, DType::f16, DType::bf16})
-      errors.add(std::string(name_of(t)), dense_layer(to, path, b.projector, dh, t),
+      errors.add(std::string(name_of(t)), dense_layer(to, path, b.projector, dh, t, order),
                  dense_layer(from, path, {}, dh, t));
     r.layers.push_back(errors.report(b.qk.heads, b.vo.heads));
   }
@@ -234,7 +260,7 @@ Regauged to_bd(const Model& dense, const RegaugeOptions& o) {
 std::unique_ptr<Model> to_dense(const Model& bd) {
   Weights from(bd);
   ModelConfig c = bd.config();
-  int64_t dh = c.head_width();
+  Widths dh(c);
   set_projector(c, {});
   auto model = like(c, bd);
   Weights to(*model);
@@ -247,7 +273,7 @@ std::unique_ptr<Model> to_dense(const Model& bd) {
     for (const char* name : {"q/bias", "k/bias", "v/bias", "out/bias"}) {
       if (!to.has(path + name)) continue;
       bool kept = from.has(path + name);
-      to.set(path + name, kept ? from.get(path + name) : Tensor::zeros({c.kv_heads() * dh}, DType::f64));
+      to.set(path + name, kept ? from.get(path + name) : Tensor::zeros({c.kv_heads() * dh.qk}, DType::f64));
     }
   }
   return model;

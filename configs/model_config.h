@@ -6,7 +6,7 @@
 namespace basis::configs {
 
 struct ProjectorConfig {
-  std::string type = "dense", basis = "pivoted", qk_slice = "front", vo_slice = "back";
+  std::string type = "dense", basis = "pivoted", qk_slice = "front", vo_slice = "back", init = "converted";
   bool qk = true, vo = true;
   bool permuted() const { return type == "bd" && basis == "pivoted"; }
   static auto fields() {
@@ -18,7 +18,10 @@ struct ProjectorConfig {
         field("basis", &P::basis, "bd: how convert chose the rows; pivoted: by an order of the channels saved beside",
               "pivoted|residual_min|first|last"),
         field("qk_slice", &P::qk_slice, "bd: the channels all key heads share", "front|back"),
-        field("vo_slice", &P::vo_slice, "bd: the channels all value heads share", "front|back")};
+        field("vo_slice", &P::vo_slice, "bd: the channels all value heads share", "front|back"),
+        field("init", &P::init,
+              "bd: a new model starts as a dense one re-gauged (the same function), or draws C itself",
+              "converted|direct")};
   }
 };
 

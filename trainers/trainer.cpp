@@ -9,6 +9,7 @@
 #include "core/log.h"
 #include "trainers/checkpoint.h"
 #include "trainers/generate.h"
+#include "trainers/hf/bd_init.h"
 #include "trainers/optim/groups.h"
 #include "trainers/optim/schedule.h"
 #include "trainers/recorder.h"
@@ -95,6 +96,8 @@ class Loop {
     } else if (!c_.train.init_from.empty()) {
       load_checkpoint(resolve_checkpoint(c_.train.init_from), *model_, nullptr);
       core::log_info("starting from the weights of {}", c_.train.init_from);
+    } else {
+      hf::convert_initialisation(*model_, uint64_t(c_.run.seed));
     }
   }
 

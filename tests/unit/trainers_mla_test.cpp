@@ -12,6 +12,7 @@
 #include "models/attention/attention.h"
 #include "ops/cross_entropy/cross_entropy.h"
 #include "ops/view/view.h"
+#include "trainers/hf/bd_init.h"
 #include "trainers/hf/directory.h"
 #include "trainers/hf/regauge.h"
 
@@ -225,6 +226,30 @@ TEST(BasisDecomposition, TrainsAsTheDenseModelItStandsFor) {
         }
     }
     EXPECT_EQ(narrower, 4);
+  }
+}
+
+TEST(BasisDecomposition, ConvertedInitialisationIsTheDenseFunction) {
+  for (const char* family : {"gpt2", "bert", "deepseek_v2"}) {
+    SCOPED_TRACE(family);
+    auto c = config(family);
+    auto start = [](const configs::ModelConfig& c) {
+      auto model = models::make_model(c);
+      model->initialize(5, core::cpu, DType::f64);
+      convert_initialisation(*model, 5);
+      return logits(*model);
+    };
+    auto dense = start(c);
+    c.attention.projector.type = "bd";
+    EXPECT_LE(difference(start(c), dense), 1e-10);
+    c.attention.projector.init = "direct";
+    EXPECT_GT(difference(start(c), dense), 1e-6);
+    c.attention.projector.init = "converted", c.attention.projector.basis = "last";
+    EXPECT_THROW(start(c), core::Error);  // falls on the back, where qk_slice says front
+    c.attention.projector.qk_slice = "back";
+    EXPECT_LE(difference(start(c), dense), 1e-10);
+    c.layers[1] = {};
+    EXPECT_THROW(start(c), core::Error);
   }
 }
 

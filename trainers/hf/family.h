@@ -1,6 +1,5 @@
 // How a Hugging Face family of models becomes ours and back: its config.json and the names and layouts of its tensors.
-// A family is one file (gpt2.cpp, llama.cpp, bert.cpp, deepseek_v2.cpp) with three functions and an entry in
-// family.cpp.
+// A family is one file (gpt2.cpp, llama.cpp, bert.cpp, ...) with three functions and an entry in family.cpp.
 #pragma once
 
 #include <nlohmann/json.hpp>

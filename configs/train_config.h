@@ -158,6 +158,19 @@ struct LogConfig {
   }
 };
 
+struct DistConfig {
+  std::string backend = "auto";
+  double timeout_s = 600;
+  int64_t zero = 0;
+  static auto fields() {
+    using D = DistConfig;
+    return std::tuple{
+        field("backend", &D::backend, "auto: nccl on GPUs, mpi under mpirun, else tcp", "auto|nccl|mpi|tcp"),
+        field("timeout_s", &D::timeout_s, "seconds after which a silent rank counts as lost", Range{0.1, 1e6}),
+        field("zero", &D::zero, "1: each rank keeps a part of the optimizer's state (ZeRO-1)", Range{0, 1})};
+  }
+};
+
 struct Config {
   RunConfig run;
   ModelConfig model;
@@ -169,13 +182,20 @@ struct Config {
   SampleConfig sample;
   CheckpointConfig checkpoint;
   LogConfig log;
+  DistConfig dist;
   static auto fields() {
     using C = Config;
-    return std::tuple{
-        field("run", &C::run, ""),     field("model", &C::model, ""),         field("data", &C::data, ""),
-        field("train", &C::train, ""), field("optimizer", &C::optimizer, ""), field("schedule", &C::schedule, ""),
-        field("eval", &C::eval, ""),   field("sample", &C::sample, ""),       field("checkpoint", &C::checkpoint, ""),
-        field("log", &C::log, "")};
+    return std::tuple{field("run", &C::run, ""),
+                      field("model", &C::model, ""),
+                      field("data", &C::data, ""),
+                      field("train", &C::train, ""),
+                      field("optimizer", &C::optimizer, ""),
+                      field("schedule", &C::schedule, ""),
+                      field("eval", &C::eval, ""),
+                      field("sample", &C::sample, ""),
+                      field("checkpoint", &C::checkpoint, ""),
+                      field("log", &C::log, ""),
+                      field("dist", &C::dist, "")};
   }
 };
 

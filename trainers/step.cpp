@@ -34,15 +34,17 @@ core::Device choose_device(const std::string& name) {
 }
 
 Tensor forward_backward(const models::Model& model, models::Pass& pass, const Dataset& data, int64_t step,
-                        const configs::TrainConfig& c, const Optimizer& optimizer) {
+                        const configs::TrainConfig& c, const Optimizer& optimizer, DataParallel& parallel) {
   core::Device device = optimizer.scalars().device();
   int64_t micro = c.micro_batch ? c.micro_batch : c.global_batch;
   std::vector<Batch> batches;
   int64_t tokens = 0;
-  for (int64_t first = 0; first < c.global_batch; first += micro) {
-    batches.push_back(data.batch(step, first, micro));
+  auto [begin, end] = parallel.share(c.global_batch);
+  for (int64_t first = begin; first < end; first += micro) {
+    batches.push_back(data.batch(step, first, std::min(micro, end - first)));
     tokens += batches.back().scored;
   }
+  tokens = int64_t(parallel.comm().agree({double(tokens)}, Reduce::sum)[0]);
   Tensor total;
   for (const Batch& b : batches) {
     models::Var loss = loss_of(model, pass, b, device, 1.0 / double(std::max<int64_t>(1, tokens)));
@@ -50,22 +52,26 @@ Tensor forward_backward(const models::Model& model, models::Pass& pass, const Da
       core::axpy(1, loss.value(), total);
     else
       total = loss.value().clone();
+    if (&b == &batches.back()) parallel.begin_last_backward();
     loss.backward(optimizer.loss_cotangent(loss.dtype()));
   }
+  parallel.finish_backward(total);
   return total;
 }
 
-EvalResult evaluate(const models::Model& model, const EvalDataset& data, core::DType compute) {
+EvalResult evaluate(const models::Model& model, const EvalDataset& data, core::DType compute, Communicator& comm) {
   autograd::NoGrad no_grad;
   models::Pass pass{.compute = compute};
   core::Device device = model.parameters().at(0).var.device();
   EvalResult result;
   double sum = 0;
-  for (int64_t i = 0; i < data.batches(); ++i) {
+  for (int64_t i = comm.rank(); i < data.batches(); i += comm.size()) {
     Batch b = data.batch(i);
     sum += loss_of(model, pass, b, device, 1.0).value().item();
     result.tokens += b.scored;
   }
+  auto all = comm.agree({sum, double(result.tokens)}, Reduce::sum);
+  sum = all[0], result.tokens = int64_t(all[1]);
   result.loss = result.tokens ? sum / double(result.tokens) : 0;
   return result;
 }

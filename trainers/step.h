@@ -4,6 +4,7 @@
 #include "configs/train_config.h"
 #include "models/model.h"
 #include "trainers/data/dataset.h"
+#include "trainers/data_parallel.h"
 #include "trainers/optim/optimizer.h"
 
 namespace basis::trainers {
@@ -13,14 +14,19 @@ namespace basis::trainers {
 core::Device choose_device(const std::string& name);
 
 // Adds the gradient of the mean loss over all tokens of the global batch to the parameters' gradients, one micro-batch
-// after another: tokens are weighted alike however the batch is cut. Returns the mean loss as a scalar on the device.
+// after another: tokens are weighted alike however the batch is cut, over ranks too (each takes its share of the
+// batch). Returns the mean loss as a scalar on the device.
 Tensor forward_backward(const models::Model& model, models::Pass& pass, const Dataset& data, int64_t step,
-                        const configs::TrainConfig& config, const Optimizer& optimizer);
+                        const configs::TrainConfig& config, const Optimizer& optimizer, DataParallel& parallel);
 
 struct EvalResult {
   double loss = 0;     // nats per token
   int64_t tokens = 0;  // that counted
 };
-EvalResult evaluate(const models::Model& model, const EvalDataset& data, core::DType compute);
+// The batches are dealt out to the ranks of `comm`; every rank gets the whole result.
+EvalResult evaluate(const models::Model& model, const EvalDataset& data, core::DType compute, Communicator& comm);
+inline EvalResult evaluate(const models::Model& model, const EvalDataset& data, core::DType compute) {
+  return evaluate(model, data, compute, *null_communicator());
+}
 
 }  // namespace basis::trainers

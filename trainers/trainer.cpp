@@ -27,11 +27,14 @@ double seconds_since(Clock::time_point start) { return std::chrono::duration<dou
 
 class Loop {
  public:
-  explicit Loop(const configs::Config& config)
-      : c_(config),
-        device_(choose_device(c_.run.device)),
-        data_(open_data(c_)),
-        directory_(fs::path(c_.run.out_dir) / c_.run.name) {
+  Loop(const configs::Config& config, CommunicatorPtr comm)
+      : c_(config), comm_(std::move(comm)), device_(choose_device(c_.run.device)), data_(open_data(c_)) {
+    if (comm_->size() > c_.train.global_batch)
+      throw core::Error({.where = "train.global_batch",
+                         .expected = fmt::format("at least one sequence for each of {} ranks", comm_->size()),
+                         .got = std::to_string(c_.train.global_batch),
+                         .code = core::ExitCode::usage});
+    if (comm_->is_first()) directory_.emplace(fs::path(c_.run.out_dir) / c_.run.name);
     core::set_deterministic(c_.run.deterministic);
     if (c_.model.vocab_size == 0) c_.model.vocab_size = data_.vocab_size;
     if (c_.model.vocab_size < data_.vocab_size)
@@ -45,38 +48,49 @@ class Loop {
     optimizer_ = std::make_unique<Optimizer>(c_.optimizer, model_->parameters(), c_.train.precision == "f16");
     state_.config = configs::dump_yaml(c_);
     state_.tokenizer = data_.tokenizer ? data_.tokenizer->serialise() : "";
-    start_weights();
-    directory_.write_config(state_.config);
+    if (comm_->is_first()) start_weights();
+    constexpr double none = -std::numeric_limits<double>::infinity();
+    bool first = comm_->is_first();
+    auto start = comm_->agree({first ? double(state_.step) : none, first ? state_.best_val_loss : none}, Reduce::max);
+    state_.step = int64_t(start[0]), state_.best_val_loss = start[1];
+    parallel_ = std::make_unique<DataParallel>(comm_, model_->parameters(), c_.dist.zero);
+    parallel_->begin(*optimizer_);
+    if (directory_) directory_->write_config(state_.config);
   }
 
   int run() {
     StopSignals signals;
-    Recorder recorder(c_, directory_, state_.step, model_->parameter_count(), name_of(device_));
+    if (directory_)
+      recorder_ = std::make_unique<Recorder>(c_, *directory_, state_.step, model_->parameter_count(), name_of(device_));
     double wall_limit = configs::parse_duration(c_.train.max_wall_time);
     auto start = Clock::now();
     saved_step_ = state_.step;
     while (state_.step < c_.train.max_steps) {
-      if (int code = one_step(recorder)) return code;
-      if (int signal = signals.caught()) {
+      if (int code = one_step()) return code;
+      bool late = wall_limit > 0 && seconds_since(start) >= wall_limit;
+      auto stop = comm_->agree({double(signals.caught()), double(late)}, Reduce::max);
+      if (int signal = int(stop[0])) {
         save();
-        recorder.note(fmt::format("stopped by signal {} after step {}; checkpoint saved", signal, state_.step));
+        note(fmt::format("stopped by signal {} after step {}; checkpoint saved", signal, state_.step));
         return 128 + signal;
       }
-      if (wall_limit > 0 && seconds_since(start) >= wall_limit) {
+      if (stop[1] != 0) {
         save();
-        recorder.note(fmt::format("max_wall_time reached after step {}; checkpoint saved", state_.step));
+        note(fmt::format("max_wall_time reached after step {}; checkpoint saved", state_.step));
         return 0;
       }
     }
-    finish(recorder);
+    finish();
     return 0;
   }
+
+  int64_t steps_done() const { return state_.step; }
 
  private:
   // Weights from the run's own checkpoint, from init_from, or as initialised.
   void start_weights() {
     const std::string& resume = c_.train.resume;
-    auto own = resume == "never" ? std::nullopt : newest_valid_checkpoint(directory_.path());
+    auto own = resume == "never" ? std::nullopt : newest_valid_checkpoint(directory_->path());
     if (own) {
       CheckpointState saved = load_checkpoint(*own, *model_, optimizer_.get());
       if (!saved.tokenizer.empty() && saved.tokenizer != state_.tokenizer)
@@ -90,7 +104,7 @@ class Loop {
       core::log_info("resuming from {} at step {}", own->string(), state_.step);
     } else if (resume == "must") {
       throw core::Error({.where = "train.resume",
-                         .expected = "a checkpoint in " + directory_.path().string(),
+                         .expected = "a checkpoint in " + directory_->path().string(),
                          .got = "none",
                          .code = core::ExitCode::bad_file});
     } else if (!c_.train.init_from.empty()) {
@@ -101,45 +115,47 @@ class Loop {
     }
   }
 
-  int one_step(Recorder& recorder) {
+  int one_step() {
     int64_t step = state_.step;
     generator_.begin_step(uint64_t(step));
     models::Pass pass{
         .training = true, .compute = compute_, .random = &generator_, .recompute = c_.train.recompute == "block"};
     double lr = learning_rate(c_, step);
-    Tensor loss = forward_backward(*model_, pass, *data_.train, step, c_.train, *optimizer_);
+    Tensor loss = forward_backward(*model_, pass, *data_.train, step, c_.train, *optimizer_, *parallel_);
     std::string bad = device_.is_cpu() ? first_nonfinite_gradient() : "";
-    optimizer_->step(lr, c_.train.grad_clip);
+    parallel_->update(*optimizer_, lr, c_.train.grad_clip);
     ++state_.step;
     bool log = state_.step % c_.log.every == 0 || state_.step == c_.train.max_steps;
     if (device_.is_cpu() || log) {  // elsewhere the host does not wait for the device between logs
       StepResult result = optimizer_->result();
       double value = loss.item();
       if (result.skipped || !std::isfinite(value)) {
-        if (int code = nonfinite(recorder, bad, value)) return code;
+        if (int code = nonfinite(bad, value)) return code;
       }
-      recorder.step({.step = state_.step, .loss = value, .lr = lr, .grad_norm = result.grad_norm}, log);
+      if (recorder_)
+        recorder_->step({.step = state_.step, .loss = value, .lr = lr, .grad_norm = result.grad_norm}, log);
     }
-    after_step(recorder);
+    after_step();
     return 0;
   }
 
-  void after_step(Recorder& recorder) {
+  void after_step() {
     bool last = state_.step == c_.train.max_steps;
     if (data_.val && ((c_.eval.every && state_.step % c_.eval.every == 0) || last)) {
-      double loss = evaluate(*model_, *data_.val, compute_).loss;
-      recorder.validation(state_.step, loss);
+      double loss = evaluate(*model_, *data_.val, compute_, *comm_).loss;
+      if (recorder_) recorder_->validation(state_.step, loss);
       if (loss < state_.best_val_loss) {
         state_.best_val_loss = loss;
-        if (c_.checkpoint.keep_best) save_checkpoint(directory_.checkpoints() / "best.h5", state_, *model_, nullptr);
+        if (c_.checkpoint.keep_best && directory_)
+          save_checkpoint(directory_->checkpoints() / "best.h5", state_, *model_, nullptr);
       }
     }
-    if ((c_.sample.every && state_.step % c_.sample.every == 0) || last) sample(recorder);
+    if ((c_.sample.every && state_.step % c_.sample.every == 0) || last) sample();
     if ((c_.checkpoint.every && state_.step % c_.checkpoint.every == 0) || last) save();
   }
 
-  void sample(Recorder& recorder) {
-    if (!data_.tokenizer || c_.sample.tokens == 0 || c_.model.family == "bert") return;
+  void sample() {
+    if (!recorder_ || !data_.tokenizer || c_.sample.tokens == 0 || c_.model.family == "bert") return;
     auto ids = data_.tokenizer->encode(c_.sample.prompt);
     std::vector<int32_t> prompt(ids.begin(), ids.end());
     if (prompt.empty()) prompt.push_back(0);
@@ -151,14 +167,16 @@ class Loop {
                           .seed = uint64_t(c_.run.seed)},
                          compute_);
     std::vector<uint32_t> text(made.begin(), made.end());
-    recorder.sample(state_.step, c_.sample.prompt + data_.tokenizer->decode(text));
+    recorder_->sample(state_.step, c_.sample.prompt + data_.tokenizer->decode(text));
   }
 
   void save() {
     if (saved_step_ == state_.step) return;
-    save_checkpoint(directory_.checkpoint(state_.step), state_, *model_, optimizer_.get());
+    Optimizer whole = parallel_->whole(*optimizer_);
     saved_step_ = state_.step;
-    auto files = checkpoint_files(directory_.path());
+    if (!directory_) return;
+    save_checkpoint(directory_->checkpoint(state_.step), state_, *model_, &whole);
+    auto files = checkpoint_files(directory_->path());
     for (const CheckpointFile& f : files) {
       int64_t newer = std::count_if(files.begin(), files.end(), [&](const auto& g) { return g.step > f.step; });
       std::error_code ignored;
@@ -177,40 +195,58 @@ class Loop {
   }
 
   // The update was already left out on the device, so the weights are those of the step before.
-  int nonfinite(Recorder& recorder, const std::string& tensor, double loss) {
+  int nonfinite(const std::string& tensor, double loss) {
     std::string what = fmt::format("step {}: loss {}, first bad tensor: {}", state_.step, loss,
                                    tensor.empty() ? "the gradient" : tensor);
-    recorder.nonfinite(state_.step, what);
+    if (recorder_) recorder_->nonfinite(state_.step, what);
     if (c_.train.on_nonfinite == "skip") return 0;
     --state_.step;
     save();
+    if (!directory_) return int(core::ExitCode::nonfinite);
     core::log_warning(
         "stopping at a non-finite {}; the last good weights are in {} (lower optimizer.lr, or train.on_nonfinite: "
         "skip)",
-        what, directory_.checkpoints().string());
+        what, directory_->checkpoints().string());
     return int(core::ExitCode::nonfinite);
   }
 
-  void finish(Recorder& recorder) {
+  void finish() {
     save();
-    recorder.finish(state_.best_val_loss);
+    if (recorder_) recorder_->finish(state_.best_val_loss);
+  }
+
+  void note(const std::string& line) {
+    if (recorder_) recorder_->note(line);
   }
 
   configs::Config c_;
+  CommunicatorPtr comm_;
   core::Device device_;
   Data data_;
-  RunDirectory directory_;
+  std::optional<RunDirectory> directory_;  // on rank 0
   std::unique_ptr<models::Model> model_;
   std::unique_ptr<Optimizer> optimizer_;
   CheckpointState state_;
-  core::Generator generator_{uint64_t(c_.run.seed)};
+  std::unique_ptr<DataParallel> parallel_;
+  std::unique_ptr<Recorder> recorder_;                                                  // on rank 0
+  core::Generator generator_{uint64_t(c_.run.seed) + (uint64_t(comm_->rank()) << 54)};  // ranks drop different units
   core::DType compute_ = core::parse_dtype(c_.train.precision);
   int64_t saved_step_ = -1;
 };
 
 }  // namespace
 
-int train(const configs::Config& config) { return Loop(config).run(); }
+int train(const configs::Config& config, CommunicatorPtr comm) {
+  Loop loop(config, std::move(comm));
+  try {
+    return loop.run();
+  } catch (const core::Error& e) {
+    if (e.code() != core::ExitCode::rank_lost) throw;
+    core::Fault fault = e.fault();
+    fault.got += fmt::format("; the last step done is {}", loop.steps_done());
+    throw core::Error(fault);
+  }
+}
 
 std::string describe_run(const configs::Config& config) {
   configs::Config c = config;

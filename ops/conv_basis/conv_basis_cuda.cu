@@ -109,7 +109,6 @@ void make_factors(Chunk& c, const T* q, const T* k) {
     t->first_lag = t->upper ? std::max(1, g.window) : g.window;
     t->scores = c.floats(c.score_count()), t->mu = c.floats(windows), t->length = c.floats(windows);
     t->spectrum = reinterpret_cast<float2*>(c.floats(2 * windows * (g.L + 1)));
-    t->scale = c.floats(int64_t(g.units) * g.cells * g.tiles);
     score_segments(g, *t, q, k, c.device);
     transform_windows(g, *t, c.device);
   }
@@ -134,11 +133,11 @@ void forward(const Tensor& q, const Tensor& k, const Tensor& v, const ConvBasisO
     float* sums = c.floats(int64_t(g.units) * g.T * 2 * g.columns);
     float2 *cells = c.spectra(c.cell_blocks()), *tiles = c.spectra(g.tiles);
     values_to_spectra(g, vp, true, cells, device);
-    mix(g, c.lower, cells, tiles, device);
+    mix(g, c.lower, shift, cells, tiles, device);
     spectra_to_rows(g, tiles, false, false, sums, device);
     if (!g.causal) {
       values_to_spectra(g, vp, false, tiles, device);
-      mix_transposed(g, c.upper, tiles, cells, device);
+      mix_transposed(g, c.upper, shift, tiles, cells, device);
       spectra_to_rows(g, cells, true, true, sums, device);
     }
     finish_rows(g, sums, shift, c.bound.data<float>(), qp, kp, vp, o.data<T>(), l, flags, device);
@@ -179,12 +178,12 @@ void backward(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o
     float2 *v_cells = c.spectra(c.cell_blocks()), *x_tiles = c.spectra(g.tiles), *out = c.spectra(c.cell_blocks());
     values_to_spectra(g, x.v, true, v_cells, device);
     rows_to_spectra(g, rows, false, x_tiles, device);
-    mix_transposed(g, c.lower, x_tiles, out, device);
+    mix_transposed(g, c.lower, shift, x_tiles, out, device);
     spectra_to_rows(g, out, true, false, d.dv, device);
     auto gradient_of = [&](Triangle& t, const float2* cells, const float2* tiles) {
       t.sums = reinterpret_cast<float2*>(c.floats(2 * int64_t(g.units) * g.segments * g.tiles * (g.L + 1)));
       t.du = c.zeros(c.score_count()), t.du_low = c.zeros(c.score_count());
-      correlate(g, t, cells, tiles, device);
+      correlate(g, t, shift, cells, tiles, device);
       gradient_of_windows(g, t, device);
     };
     gradient_of(c.lower, v_cells, x_tiles);
@@ -192,7 +191,7 @@ void backward(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o
       float2 *x_cells = v_cells, *v_tiles = x_tiles;
       rows_to_spectra(g, rows, true, x_cells, device);
       values_to_spectra(g, x.v, false, v_tiles, device);
-      mix(g, c.upper, x_cells, out, device);
+      mix(g, c.upper, shift, x_cells, out, device);
       spectra_to_rows(g, out, false, true, d.dv, device);
       gradient_of(c.upper, x_cells, v_tiles);
     }

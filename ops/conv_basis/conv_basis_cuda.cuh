@@ -73,7 +73,6 @@ struct Triangle {
   float* scores;       // [u][segments][T]
   float* mu;           // [u][segments][tiles] largest logit of a window
   float* length;       // [u][segments][tiles] sum of exp(logit - mu)
-  float* scale;        // [u][cells][tiles] exp(mu - shift) of a cell's window into a tile
   float2* spectrum;    // [u][L + 1][segments][tiles]
   float2* sums;        // backward: the correlations, as `spectrum`
   float *du, *du_low;  // backward: [u][segments][T] from a window's lags >= and < its middle
@@ -92,15 +91,17 @@ void build_partition(const Geometry& g, const int* given, int given_count, int s
 template <class T>
 void score_segments(const Geometry& g, const Triangle& t, const T* q, const T* k, Device device);
 void transform_windows(const Geometry& g, const Triangle& t, Device device);
-// The shift belongs to tiles of rows: targets of the lower triangle, sources of the upper one. Also fills `scale`.
 void choose_shift(const Geometry& g, const Triangle& lower, const Triangle* upper, float* shift, float* bound,
                   Device device);
 void gradient_of_windows(const Geometry& g, const Triangle& t, Device device);
 
-// conv_basis_cuda_mix.cu: products by frequency.
-void mix(const Geometry& g, const Triangle& t, const float2* cells, float2* tiles, Device device);
-void mix_transposed(const Geometry& g, const Triangle& t, const float2* tiles, float2* cells, Device device);
-void correlate(const Geometry& g, const Triangle& t, const float2* cells, const float2* tiles, Device device);
+// conv_basis_cuda_mix.cu: products by frequency. `shift` belongs to tiles of rows: targets of the lower triangle,
+// sources of the upper one.
+void mix(const Geometry& g, const Triangle& t, const float* shift, const float2* cells, float2* tiles, Device device);
+void mix_transposed(const Geometry& g, const Triangle& t, const float* shift, const float2* tiles, float2* cells,
+                    Device device);
+void correlate(const Geometry& g, const Triangle& t, const float* shift, const float2* cells, const float2* tiles,
+               Device device);
 
 // conv_basis_cuda_spectra.cu: rows [u][T][2 columns] f32, or the values themselves.
 template <class T>

@@ -15,34 +15,44 @@ __device__ __forceinline__ void fma_complex(float2& sum, float2 a, float2 b) {
 
 // W[t, m] of frequency `place`, 0 above the diagonal.
 struct Weights {
+  Geometry g;
+  Triangle t;
+  const float* shift;
+  int u, place;
   const Cell* cells;
   const float2* spectrum;  // [segments][tiles]
-  const float* scales;     // [cells][tiles]
-  int tiles;
-  float sign;  // -1 for frequencies beyond the stored half: conjugates
+  bool conjugated;
 
-  __device__ Weights(const Geometry& g, const Triangle& t, int u, int place)
-      : cells(g.cell + int64_t(u) * g.cells), scales(t.scale + int64_t(u) * g.cells * g.tiles), tiles(g.tiles) {
+  __device__ Weights(const Geometry& g_, const Triangle& t_, const float* shift_, int u_, int place_)
+      : g(g_),
+        t(t_),
+        shift(shift_ + int64_t(u_) * g_.tiles),
+        u(u_),
+        place(place_),
+        cells(g_.cell + int64_t(u_) * g_.cells) {
     int f = bit_reverse(place, g.log);
-    sign = f > g.L ? -1.0f : 1.0f;
-    if (f > g.L) f = g.places() - f;
+    conjugated = f > g.L;
+    if (conjugated) f = g.places() - f;
     spectrum = t.spectrum + (int64_t(u) * (g.L + 1) + f) * g.segments * g.tiles;
   }
-  __device__ float scale(int tile, int m) const { return scales[m * tiles + tile]; }
+  __device__ float scale(int tile, const Cell& c) const {
+    float mu = t.mu[g.window_at(u, c.segment, tile - c.tile)];
+    return mu == -INFINITY ? 0.0f : expf(mu - shift[t.upper ? c.tile : tile]);
+  }
   __device__ float2 operator()(int tile, int m) const {
     Cell c = cells[m];
-    bool on = tile >= c.tile;  // loads either way, so that several are under way at once
-    float s = scales[m * tiles + tile];
-    float2 a = spectrum[c.segment * tiles + (on ? tile - c.tile : 0)];
-    return {on ? s * a.x : 0.0f, on ? sign * s * a.y : 0.0f};
+    if (tile < c.tile) return {0, 0};
+    float s = scale(tile, c);
+    float2 a = spectrum[c.segment * g.tiles + tile - c.tile];
+    return {s * a.x, conjugated ? -s * a.y : s * a.y};
   }
 };
 
 // Transposed: rows are cells and the sum runs over tiles, with W*; else rows are tiles and it runs over cells.
 template <bool Transposed>
-__global__ void mix_kernel(Geometry g, Triangle t, const float2* in, float2* out) {
-  __shared__ __align__(16) float2 w[kSlice][kRows];
-  __shared__ __align__(16) float2 x[kSlice][kGroups * 4];
+__global__ void mix_kernel(Geometry g, Triangle t, const float* shift, const float2* in, float2* out) {
+  __shared__ float2 w[kSlice][kRows];
+  __shared__ float2 x[kSlice][kGroups * 4];
   int place = blockIdx.x, u = blockIdx.z, groups = min(kGroups, g.columns / 4),
       column_blocks = (g.columns / 4 + kGroups - 1) / kGroups;
   int row0 = blockIdx.y / column_blocks * kRows, column0 = blockIdx.y % column_blocks * kGroups * 4;
@@ -50,7 +60,7 @@ __global__ void mix_kernel(Geometry g, Triangle t, const float2* in, float2* out
   const int* to = g.cells_to + int64_t(u) * (g.tiles + 1);
   int count = to[g.tiles], rows = Transposed ? count : g.tiles, blocks = g.aligned ? g.tiles : g.cells;
   if (row0 >= rows) return;
-  Weights weights(g, t, u, place);
+  Weights weights(g, t, shift, u, place);
   int row = row0 + int(threadIdx.x) / groups * 4, column = int(threadIdx.x) % groups * 4;
   int last_row = min(rows - 1, row + 3);
   // This thread's rows need the terms [begin, end) only.
@@ -62,14 +72,12 @@ __global__ void mix_kernel(Geometry g, Triangle t, const float2* in, float2* out
   float2 sum[4][4] = {};
   for (int k0 = first; k0 < stop; k0 += kSlice) {
     __syncthreads();
-#pragma unroll 4
     for (int i = threadIdx.x; i < kSlice * kRows; i += blockDim.x) {
       int k = k0 + i / kRows, r = row0 + i % kRows;
       float2 value{0, 0};
       if (k < stop && r < rows) value = Transposed ? conjugate(weights(k, r)) : weights(r, k);
       w[i / kRows][i % kRows] = value;
     }
-#pragma unroll 4
     for (int i = threadIdx.x; i < kSlice * kGroups * 4; i += blockDim.x) {
       int k = k0 + i / (kGroups * 4), c = i % (kGroups * 4);
       if (k < stop && c < width) x[i / (kGroups * 4)][c] = in[g.spectrum(u, place, in_blocks, k) + column0 + c];
@@ -107,7 +115,8 @@ __global__ void mix_kernel(Geometry g, Triangle t, const float2* in, float2* out
 // + d)>. A block per frequency and head; 16 x 16 threads, 4 x 4 pairs each. Each entry belongs to one thread
 // throughout.
 constexpr int kPairs = 64, kDepth = 12;
-__global__ void correlate_kernel(Geometry g, Triangle t, const float2* cells, const float2* tiles, int channels) {
+__global__ void correlate_kernel(Geometry g, Triangle t, const float* shift, const float2* cells, const float2* tiles,
+                                 int channels) {
   __shared__ float2 x[kDepth][kPairs], y[kDepth][kPairs];
   extern __shared__ float2 product[];  // [kPairs][kPairs + 1]
   int f = blockIdx.x, u = blockIdx.y, entries = g.segments * g.tiles;
@@ -120,7 +129,7 @@ __global__ void correlate_kernel(Geometry g, Triangle t, const float2* cells, co
     if (side == 1 && (f == 0 || f == g.L)) break;  // its own partner: the real part below
     bool own = f == 0 || f == g.L;
     int place = bit_reverse(side ? g.places() - f : f, g.log);
-    Weights weights(g, t, u, place);
+    Weights weights(g, t, shift, u, place);
     for (int m0 = 0; m0 < count; m0 += kPairs)
       for (int t0 = weights.cells[m0].tile / kPairs * kPairs; t0 < g.tiles; t0 += kPairs) {
         float2 sum[4][4] = {};
@@ -158,7 +167,7 @@ __global__ void correlate_kernel(Geometry g, Triangle t, const float2* cells, co
             Cell c = weights.cells[m];
             int tile = c.tile + d;
             if (c.segment != r || tile < t0 || tile >= min(g.tiles, t0 + kPairs)) continue;
-            float s = weights.scale(tile, m);
+            float s = weights.scale(tile, c);
             float2 p = product[(m - m0) * (kPairs + 1) + tile - t0];
             total.x += s * p.x, total.y += s * p.y;
           }
@@ -170,26 +179,29 @@ __global__ void correlate_kernel(Geometry g, Triangle t, const float2* cells, co
 }
 
 template <bool Transposed>
-void launch_mix(const Geometry& g, const Triangle& t, const float2* in, float2* out, Device device) {
+void launch_mix(const Geometry& g, const Triangle& t, const float* shift, const float2* in, float2* out,
+                Device device) {
   int groups = std::min(kGroups, g.columns / 4), column_blocks = int(ceil_div(g.columns / 4, kGroups));
   int row_blocks = int(ceil_div(Transposed ? g.cells : g.tiles, kRows));
   launch_shared(mix_kernel<Transposed>, device,
                 dim3(unsigned(1 << g.log), unsigned(row_blocks * column_blocks), unsigned(g.units)), kRows / 4 * groups,
-                0, g, t, in, out);
+                0, g, t, shift, in, out);
 }
 
 }  // namespace
 
-void mix(const Geometry& g, const Triangle& t, const float2* cells, float2* tiles, Device device) {
-  launch_mix<false>(g, t, cells, tiles, device);
+void mix(const Geometry& g, const Triangle& t, const float* shift, const float2* cells, float2* tiles, Device device) {
+  launch_mix<false>(g, t, shift, cells, tiles, device);
 }
-void mix_transposed(const Geometry& g, const Triangle& t, const float2* tiles, float2* cells, Device device) {
-  launch_mix<true>(g, t, tiles, cells, device);
+void mix_transposed(const Geometry& g, const Triangle& t, const float* shift, const float2* tiles, float2* cells,
+                    Device device) {
+  launch_mix<true>(g, t, shift, tiles, cells, device);
 }
-void correlate(const Geometry& g, const Triangle& t, const float2* cells, const float2* tiles, Device device) {
+void correlate(const Geometry& g, const Triangle& t, const float* shift, const float2* cells, const float2* tiles,
+               Device device) {
   int channels = (g.Dv + 1) / 2 + 1;
   launch_shared(correlate_kernel, device, dim3(unsigned(g.L + 1), unsigned(g.units)), 256,
-                sizeof(float2) * kPairs * (kPairs + 1), g, t, cells, tiles, channels);
+                sizeof(float2) * kPairs * (kPairs + 1), g, t, shift, cells, tiles, channels);
 }
 
 }  // namespace basis::ops::conv_cuda

@@ -21,77 +21,51 @@ struct Span {
   }
 };
 
-// x[i] = load(i) for i < n, eight loads in flight at a time.
+// load(u, i, column): the complex value of position i.
 template <class Load>
-__device__ __forceinline__ void fill(float2* x, int n, Load&& load) {
-  constexpr int batch = 8;
-  int lane = threadIdx.x % kColumns, step = blockDim.x / kColumns;
-  for (int first = threadIdx.x / kColumns; first < n; first += batch * step) {
-    float2 v[batch];
-#pragma unroll
-    for (int b = 0; b < batch; ++b) v[b] = first + b * step < n ? load(first + b * step) : float2{0, 0};
-#pragma unroll
-    for (int b = 0; b < batch; ++b)
-      if (first + b * step < n) x[TileFft<kColumns>::at(first + b * step, lane)] = v[b];
-  }
-}
-
-// load(i): the complex value of row i of the tile, 0 <= i < 2L.
-template <class Load>
-__device__ __forceinline__ void to_spectra(const Geometry& g, float2* x, int column, float2* spectra, Load&& load) {
-  using F = TileFft<kColumns>;
-  int u = blockIdx.z, block = blockIdx.y, blocks = gridDim.y, lane = threadIdx.x % kColumns;
-  fill(x, g.places(), load);
-  __syncthreads();
-  F::forward(x, g.twiddles, g.log);
-  float2* out = spectra + g.spectrum(u, 0, blocks, block) + column;
-  int64_t stride = int64_t(blocks) * g.columns;
-#pragma unroll 4
-  for (int i = threadIdx.x / kColumns; i < g.places(); i += blockDim.x / kColumns) out[i * stride] = x[F::at(i, lane)];
-}
-
-template <class T>
-__global__ void __maxnreg__(80) values_kernel(Geometry g, const T* v, bool by_cell, float2* spectra) {
-  extern __shared__ float2 x[];
-  Span s(g, blockIdx.z, blockIdx.y, by_cell);
-  if (s.begin >= s.end) return;
-  int u = blockIdx.z, pairs = (g.Dv + 1) / 2, column = blockIdx.x * kColumns + threadIdx.x % kColumns;
-  int end = min(s.end, g.keys(u)) - s.origin, begin = s.begin - s.origin;
-  const T* p = v + g.value(u, s.origin) + 2 * column;
-  int64_t stride = int64_t(g.Hkv) * g.Dv;
-  bool inside = column < pairs, even = g.Dv % 2 == 0, ones = column == pairs;
-  to_spectra(g, x, column, spectra, [&](int i) -> float2 {
-    bool on = i >= begin && i < end;
-    if (!on || !inside) return {on && ones ? 1.0f : 0.0f, 0};
-    if (even) {
-      Vec<T, 2> pair = load_vec<2>(p + i * stride);
-      return {widen(pair.v[0]), widen(pair.v[1])};
-    }
-    return {widen(p[i * stride]), 2 * column + 1 < g.Dv ? widen(p[i * stride + 1]) : 0.0f};
-  });
-}
-
-__global__ void __maxnreg__(80) rows_kernel(Geometry g, const float2* rows, bool by_cell, float2* spectra) {
-  extern __shared__ float2 x[];
-  Span s(g, blockIdx.z, blockIdx.y, by_cell);
-  if (s.begin >= s.end) return;
-  int column = blockIdx.x * kColumns + threadIdx.x % kColumns, begin = s.begin - s.origin, end = s.end - s.origin;
-  const float2* p = rows + (int64_t(blockIdx.z) * g.T + s.origin) * g.columns + column;
-  to_spectra(g, x, column, spectra, [&](int i) -> float2 {
-    return i >= begin && i < end ? p[int64_t(i) * g.columns] : float2{0, 0};
-  });
-}
-
-__global__ void __maxnreg__(80) back_kernel(Geometry g, const float2* spectra, bool by_cell, bool add, float2* rows) {
+__device__ void to_spectra(const Geometry& g, bool by_cell, float2* spectra, Load&& load) {
   extern __shared__ float2 x[];
   using F = TileFft<kColumns>;
   int u = blockIdx.z, block = blockIdx.y, blocks = gridDim.y, lane = threadIdx.x % kColumns;
   int column = blockIdx.x * kColumns + lane;
   Span s(g, u, block, by_cell);
   if (s.begin >= s.end) return;
-  const float2* in = spectra + g.spectrum(u, 0, blocks, block) + column;
-  int64_t stride = int64_t(blocks) * g.columns;
-  fill(x, g.places(), [&](int i) { return in[i * stride]; });
+  for (int i = threadIdx.x / kColumns; i < g.places(); i += blockDim.x / kColumns) {
+    int at = s.origin + i;
+    x[F::at(i, lane)] = at >= s.begin && at < s.end ? load(u, at, column) : float2{0, 0};
+  }
+  __syncthreads();
+  F::forward(x, g.twiddles, g.log);
+  for (int i = threadIdx.x / kColumns; i < g.places(); i += blockDim.x / kColumns)
+    spectra[g.spectrum(u, i, blocks, block) + column] = x[F::at(i, lane)];
+}
+
+template <class T>
+__global__ void __launch_bounds__(512) values_kernel(Geometry g, const T* v, bool by_cell, float2* spectra) {
+  int pairs = (g.Dv + 1) / 2;
+  to_spectra(g, by_cell, spectra, [&](int u, int j, int column) -> float2 {
+    if (column > pairs || j >= g.keys(u)) return {0, 0};
+    if (column == pairs) return {1, 0};
+    const T* p = v + g.value(u, j) + 2 * column;
+    return {widen(p[0]), 2 * column + 1 < g.Dv ? widen(p[1]) : 0.0f};
+  });
+}
+
+__global__ void __launch_bounds__(512) rows_kernel(Geometry g, const float2* rows, bool by_cell, float2* spectra) {
+  to_spectra(g, by_cell, spectra,
+             [&](int u, int i, int column) { return rows[(int64_t(u) * g.T + i) * g.columns + column]; });
+}
+
+__global__ void __launch_bounds__(512)
+    back_kernel(Geometry g, const float2* spectra, bool by_cell, bool add, float2* rows) {
+  extern __shared__ float2 x[];
+  using F = TileFft<kColumns>;
+  int u = blockIdx.z, block = blockIdx.y, blocks = gridDim.y, lane = threadIdx.x % kColumns;
+  int column = blockIdx.x * kColumns + lane;
+  Span s(g, u, block, by_cell);
+  if (s.begin >= s.end) return;
+  for (int i = threadIdx.x / kColumns; i < g.places(); i += blockDim.x / kColumns)
+    x[F::at(i, lane)] = spectra[g.spectrum(u, i, blocks, block) + column];
   __syncthreads();
   F::inverse(x, g.twiddles, g.log);
   float scale = 1.0f / float(g.places());

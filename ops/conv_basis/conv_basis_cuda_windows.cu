@@ -177,18 +177,6 @@ __global__ void shift_kernel(Geometry g, Triangle lower, Triangle upper, bool bo
   if (threadIdx.x == 0) shift[int64_t(u) * g.tiles + tile] = top, bound[int64_t(u) * g.tiles + tile] = sum;
 }
 
-// A block per cell and head.
-__global__ void scale_kernel(Geometry g, Triangle t, const float* shift) {
-  int m = blockIdx.x, u = blockIdx.y;
-  if (m >= g.cells_to[int64_t(u) * (g.tiles + 1) + g.tiles]) return;
-  Cell c = g.cell[int64_t(u) * g.cells + m];
-  float* out = t.scale + (int64_t(u) * g.cells + m) * g.tiles;
-  for (int tile = threadIdx.x; tile < g.tiles; tile += blockDim.x) {
-    float mu = tile < c.tile ? -INFINITY : t.mu[g.window_at(u, c.segment, tile - c.tile)];
-    out[tile] = mu == -INFINITY ? 0.0f : expf(mu - shift[int64_t(u) * g.tiles + (t.upper ? c.tile : tile)]);
-  }
-}
-
 dim3 window_grid(const Geometry& g) {
   return dim3(unsigned(ceil_div(g.tiles, 2 * kColumns)), unsigned(g.segments), unsigned(g.units));
 }
@@ -225,8 +213,6 @@ void choose_shift(const Geometry& g, const Triangle& lower, const Triangle* uppe
                   Device device) {
   launch_shared(shift_kernel, device, dim3(unsigned(g.tiles), unsigned(g.units)), 128, 0, g, lower,
                 upper ? *upper : lower, upper != nullptr, shift, bound);
-  for (const Triangle* t : {&lower, upper})
-    if (t) launch_shared(scale_kernel, device, dim3(unsigned(g.cells), unsigned(g.units)), 64, 0, g, *t, shift);
 }
 
 }  // namespace basis::ops::conv_cuda

@@ -13,6 +13,8 @@
 #include "ops/linear/linear.h"
 #include "ops/naive_attention/naive_attention.h"
 #include "ops/view/view.h"
+#include "trainers/comm/launch.h"
+#include "trainers/commands/bench_allreduce.h"
 #include "trainers/commands/bench_bd.h"
 #include "trainers/commands/bench_conv.h"
 #include "trainers/commands/bench_timing.h"
@@ -34,6 +36,9 @@ struct Options {
   int64_t batch = 8, seq = 256, heads = 4, head_dim = 32, layers = 4, vocab = 256, repeats = 20;
   bool json = false, deterministic = false, own = false;
   ConvBench conv;
+  std::vector<int64_t> bytes = AllReduceBench().bytes;
+  int gpus = 0, ranks = 0;
+  std::string backend = "auto";
 };
 
 Json row(const std::string& name, const Timing& t, double forward_flops) {
@@ -148,12 +153,12 @@ void run(const Options& o) {
 
 }  // namespace
 
-void add_bench_command(CLI::App& app, int&) {
+void add_bench_command(CLI::App& app, int& exit_code) {
   auto o = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("bench", "Times on this machine");
-  command->add_option("what", o->what, "attention, bd, conv, projection or step")
+  command->add_option("what", o->what, "attention, bd, conv, projection, step or allreduce")
       ->required()
-      ->check(CLI::IsMember({"attention", "bd", "conv", "projection", "step"}));
+      ->check(CLI::IsMember({"attention", "bd", "conv", "projection", "step", "allreduce"}));
   command->add_option("--device", o->device, "auto, cpu or cuda")
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
       ->capture_default_str();
@@ -181,8 +186,24 @@ void add_bench_command(CLI::App& app, int&) {
   command->add_option("--svg", o->conv.svg, "conv: file for a plot");
   command->add_flag("--deterministic", o->deterministic, "Only kernels that give the same bits every time");
   command->add_flag("--own-attention", o->own, "Our own fused attention where cuDNN would be taken");
+  command->add_option("--bytes", o->bytes, "allreduce: sizes, several")->check(CLI::PositiveNumber);
+  command->add_option("--backend", o->backend, "allreduce: nccl, mpi or tcp")
+      ->check(CLI::IsMember({"auto", "nccl", "mpi", "tcp"}));
+  command->add_option("--gpus", o->gpus, "allreduce: one process for each of so many GPUs")->check(CLI::PositiveNumber);
+  command->add_option("--ranks", o->ranks, "allreduce: so many processes on the CPU")->check(CLI::PositiveNumber);
   command->add_flag("--json", o->json, "The result as JSON on stdout");
-  command->callback([o] { run(*o); });
+  command->callback([o, &exit_code] {
+    if (o->what != "allreduce") return run(*o);
+    if (int count = std::max(o->gpus, o->ranks); count > 0 && !is_local_rank()) {
+      exit_code = run_local_ranks(count, o->gpus > 0, 60);
+      return;
+    }
+    bench_allreduce({.device = o->ranks ? "cpu" : o->device,
+                     .backend = o->backend,
+                     .bytes = o->bytes,
+                     .repeats = o->repeats,
+                     .json = o->json});
+  });
 }
 
 }  // namespace basis::trainers

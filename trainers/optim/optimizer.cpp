@@ -28,13 +28,14 @@ Optimizer::Optimizer(const configs::OptimizerConfig& c, std::vector<models::Para
   scalars_ = Tensor::from(initial, {kScalars}, device);
 }
 
-void Optimizer::step(double learning_rate, double max_norm) {
+void Optimizer::step(double learning_rate, double max_norm, const std::function<void(const Tensor&)>& sum_over_ranks) {
   auto type = scalars_.device().type;
   core::fill(scalars_.slice(0, kLearningRate, kLearningRate + 1), learning_rate);
   core::fill(scalars_.slice(0, kMaxNorm, kMaxNorm + 1), max_norm);
   core::fill(scalars_.slice(0, kSquaredNorm, kSquaredNorm + 1), 0);
   for (const Slot& s : slots_)
     if (const Tensor& g = s.parameter.grad()) add_squared_norm(type, g.dtype(), g, scalars_);
+  if (sum_over_ranks) sum_over_ranks(scalars_.slice(0, kSquaredNorm, kSquaredNorm + 1));
   finish_norm(type, DType::f64, scalars_, dynamic_);
   for (Slot& s : slots_) {
     Tensor g = s.parameter.grad();

@@ -10,6 +10,7 @@
 // lr and wd are a parameter's own where optimizer.groups names it (groups.h).
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -57,13 +58,15 @@ class Optimizer {
   // when a group of the config matches no parameter.
   Optimizer(const configs::OptimizerConfig& config, std::vector<models::Parameter> parameters, bool dynamic_loss_scale);
 
-  // One update from the parameters' gradients, which are then cleared.
-  void step(double learning_rate, double max_norm);
+  // One update from the parameters' gradients, which are then cleared. `sum_over_ranks` gets the squared norm of this
+  // optimizer's gradients, [1] f64 on the device, where other ranks hold the rest.
+  void step(double learning_rate, double max_norm, const std::function<void(const Tensor&)>& sum_over_ranks = {});
   StepResult result() const;  // of the last step; waits for the device
   // The cotangent of the loss: the loss scale as a scalar of `dtype` on the device.
   Tensor loss_cotangent(core::DType dtype) const;
 
   std::vector<Slot>& slots() { return slots_; }
+  const std::vector<Slot>& slots() const { return slots_; }
   const Tensor& scalars() const { return scalars_; }
   bool is_adamw() const { return adamw_; }
 

@@ -1,0 +1,276 @@
+// Several ranks: the same numbers as one rank, and what happens when one of them goes away.
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+#include <thread>
+
+#include "trainers/checkpoint.h"
+#include "trainers/run/run_directory.h"
+#include "trainers/session.h"
+#include "trainers/trainer.h"
+
+namespace basis::trainers {
+namespace {
+
+namespace fs = std::filesystem;
+using Arguments = std::vector<std::string>;
+using Clock = std::chrono::steady_clock;
+
+class Ranks : public testing::Test {
+ protected:
+  Ranks() {
+    fs::create_directories(directory_);
+    std::ofstream text(directory_ / "text.txt");
+    for (int i = 0; i < 300; ++i) text << "the quick brown fox " << i * 7919 % 1009 << " jumps over the lazy dog\n";
+  }
+  ~Ranks() override { fs::remove_all(directory_); }
+  std::string path(const std::string& name) const { return (directory_ / name).string(); }
+
+  // 50 steps of a tiny model in f64, 6 sequences a step: 4 ranks get 1, 2, 1 and 2 of them.
+  std::string yaml(const std::string& name, const std::string& family = "gpt2") const {
+    std::string file = path(name + ".yaml");
+    std::ofstream(file) << "run: {name: " << name << ", out_dir: " << directory_.string() << ", device: cpu}\n"
+                        << "model: {family: " << family << ", n_layer: 1, n_head: 2, d_model: 16, max_seq_len: 16}\n"
+                        << "data: {train: [" << path("text.txt") << "], seq_len: 16}\n"
+                        << "train: {global_batch: 6, max_steps: 50, precision: f64}\nschedule: {warmup_steps: 5}\n"
+                        << "eval: {every: 25, batches: 3}\nsample: {tokens: 0}\nlog: {every: 5, tensorboard: false}\n"
+                        << "checkpoint: {every: 10, keep: 5, keep_best: false}\ndist: {timeout_s: 20}\n";
+    return file;
+  }
+
+  std::vector<std::vector<double>> weights(const std::string& name, int64_t step = 50) const {
+    std::string file = path(name) + fmt::format("/checkpoints/step-{}.h5", step);
+    CheckpointState state = read_checkpoint_state(file);
+    configs::Config c = configs::parse_config(state.config, file);
+    auto model = models::make_model(c.model);
+    model->initialize(0, core::cpu, core::DType::f64);
+    Optimizer optimizer(c.optimizer, model->parameters(), false);
+    load_checkpoint(file, *model, &optimizer);
+    std::vector<std::vector<double>> all;
+    for (const Optimizer::Slot& s : optimizer.slots())
+      for (const Tensor& t : {s.parameter.value(), s.first, s.second}) all.push_back(t.to_vector<double>());
+    return all;
+  }
+  double difference(const std::string& a, const std::string& b) const {
+    auto x = weights(a), y = weights(b);
+    double worst = 0;
+    for (size_t i = 0; i < x.size(); ++i)
+      for (size_t j = 0; j < x[i].size(); ++j) worst = std::max(worst, std::abs(x[i][j] - y[i].at(j)));
+    return worst;
+  }
+
+  void train_threads(int ranks, const std::string& name, const std::string& family, const Arguments& overrides) const {
+    configs::Config c = configs::load_config(yaml(name, family), overrides);
+    std::vector<CommunicatorPtr> group = thread_group(ranks, 30);
+    std::vector<std::thread> threads;
+    for (int r = 0; r < ranks; ++r)
+      threads.emplace_back([&, r] {
+        try {
+          EXPECT_EQ(train(c, std::move(group[size_t(r)])), 0);
+        } catch (const std::exception& e) {
+          ADD_FAILURE() << e.what();
+        }
+      });
+    for (std::thread& t : threads) t.join();
+  }
+
+  pid_t start(const Arguments& arguments, const Arguments& environment = {}) const {
+    pid_t child = fork();
+    if (child == 0) {
+      int log = open(path("log").c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_APPEND, 0600);
+      dup2(log, 1), dup2(log, 2);
+      setenv("OMP_NUM_THREADS", "1", 1);
+      for (const std::string& e : environment) putenv(const_cast<char*>(e.c_str()));
+      std::vector<char*> argv;
+      for (const auto& a : arguments) argv.push_back(const_cast<char*>(a.c_str()));
+      argv.push_back(nullptr);
+      execvp(argv[0], argv.data());
+      _exit(127);
+    }
+    return child;
+  }
+  static int finish(pid_t child) {
+    int status = 0;
+    waitpid(child, &status, 0);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
+  }
+  int run(const Arguments& arguments, const Arguments& environment = {}) const {
+    return finish(start(arguments, environment));
+  }
+  std::string log() const {
+    std::ostringstream s;
+    s << std::ifstream(path("log")).rdbuf();
+    return s.str();
+  }
+  // The process of a rank, from the list of those who joined; 0 until it is there.
+  pid_t process(int rank) const {
+    std::string text = log(), key = fmt::format("  rank {}: ", rank);
+    size_t line = text.find(key), id = text.find("process ", line);
+    return line == std::string::npos || text.find('\n', line) == std::string::npos ? 0 : std::atoi(&text[id + 8]);
+  }
+  int64_t newest(const std::string& name) const {
+    int64_t step = 0;
+    for (const CheckpointFile& f : checkpoint_files(path(name))) step = std::max(step, f.step);
+    return step;
+  }
+  void await_checkpoint(const std::string& name, pid_t run) const {
+    for (int i = 0; i < 1000 && newest(name) == 0 && waitpid(run, nullptr, WNOHANG) == 0; ++i)
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+
+  fs::path directory_ = fs::temp_directory_path() / ("basis_ranks_test_" + std::to_string(getpid()));
+};
+
+TEST_F(Ranks, ThreadsEqualOneRank) {
+  for (const char* family : {"gpt2", "bert"}) {  // bert: masked tokens, a different number on each rank
+    train_threads(1, "one", family, {"train.resume=never"});
+    for (int ranks : {2, 4})
+      for (const char* zero : {"0", "1"})
+        for (const char* micro : {"0", "1"}) {
+          train_threads(
+              ranks, "many", family,
+              {"train.resume=never", std::string("dist.zero=") + zero, std::string("train.micro_batch=") + micro});
+          EXPECT_LT(difference("one", "many"), 1e-6) << family << " " << ranks << " ranks, zero " << zero;
+        }
+  }
+}
+
+TEST_F(Ranks, ARunGoesOnWithAnotherNumberOfRanks) {
+  train_threads(1, "one", "gpt2", {});
+  train_threads(4, "many", "gpt2", {"train.max_steps=20", "schedule.decay_steps=50", "dist.zero=1"});
+  train_threads(2, "many", "gpt2", {"train.max_steps=30", "schedule.decay_steps=50", "dist.zero=1"});
+  train_threads(1, "many", "gpt2", {});
+  EXPECT_LT(difference("one", "many"), 1e-6);
+}
+
+TEST_F(Ranks, ProcessesEqualOneRankAndRepeatBitForBit) {
+  train_threads(1, "one", "gpt2", {});
+  for (const char* name : {"first", "second"}) {
+    ASSERT_EQ(run({BASIS_BINARY, "train", yaml(name), "--ranks", "2", "dist.zero=1"}), 0) << log();
+    EXPECT_NE(log().find("2 ranks through tcp (started by --ranks 2)"), std::string::npos) << log();
+  }
+  EXPECT_LT(difference("one", "first"), 1e-6);
+  EXPECT_EQ(difference("first", "second"), 0);
+}
+
+TEST_F(Ranks, MpirunEqualsOneRank) {
+  if (std::system("command -v mpirun > /dev/null")) GTEST_SKIP() << "mpirun is not installed (openmpi-bin)";
+#if !defined(BASIS_HAS_MPI)
+  GTEST_SKIP() << "built without MPI";
+#endif
+  train_threads(1, "one", "gpt2", {});
+  for (const char* ranks : {"2", "4"})
+    for (const char* zero : {"0", "1"}) {
+      ASSERT_EQ(run({"mpirun", "--allow-run-as-root", "--oversubscribe", "-n", ranks, BASIS_BINARY, "train",
+                     yaml("mpi"), "train.resume=never", "train.micro_batch=1", std::string("dist.zero=") + zero}),
+                0)
+          << log();
+      EXPECT_NE(log().find("ranks through mpi (started by mpirun"), std::string::npos) << log();
+      EXPECT_LT(difference("one", "mpi"), 1e-6) << ranks << " ranks, zero " << zero;
+    }
+}
+
+// A rank is killed, frozen, or told to stop, somewhere in the run; the run then goes on and ends with the same bits.
+TEST_F(Ranks, FaultDrills) {
+  ASSERT_EQ(run({BASIS_BINARY, "train", yaml("whole"), "--ranks", "3", "dist.zero=1"}), 0) << log();
+  unsigned state = 2026;
+  auto random = [&](unsigned n) { return (state = state * 1103515245 + 12345) / 65536 % n; };
+  for (int drill = 0; drill < 7; ++drill) {
+    int signal = std::array{SIGKILL, SIGSTOP, SIGTERM}[size_t(drill % 3)], victim = int(random(3));
+    SCOPED_TRACE(fmt::format("signal {} to rank {}", signal, victim));
+    fs::remove_all(path("drill"));
+    Arguments command{BASIS_BINARY,
+                      "train",
+                      yaml("drill"),
+                      "--ranks",
+                      "3",
+                      "dist.zero=1",
+                      "train.max_steps=100000",
+                      "schedule.decay_steps=50",
+                      "dist.timeout_s=2"};
+    pid_t job = start(command);
+    await_checkpoint("drill", job);
+    std::this_thread::sleep_for(std::chrono::milliseconds(random(100)));
+    pid_t target = process(victim);
+    ASSERT_GT(target, 0) << log();
+    auto sent = Clock::now();
+    kill(target, signal);
+    int code = finish(job);
+    double seconds = std::chrono::duration<double>(Clock::now() - sent).count();
+    EXPECT_LT(seconds, 8) << log();
+    if (signal == SIGTERM) {
+      EXPECT_EQ(code, 128 + SIGTERM) << log();
+      EXPECT_NE(log().find("checkpoint saved"), std::string::npos) << log();
+    } else {
+      EXPECT_EQ(code, 5) << log();
+      EXPECT_NE(log().find(fmt::format("rank {}", victim)), std::string::npos) << log();
+      EXPECT_NE(log().find("the last step done is "), std::string::npos) << log();
+    }
+    EXPECT_TRUE(newest_valid_checkpoint(path("drill"))) << log();
+  }
+  // One that stops early is taken up again and equals the run without a stop.
+  fs::remove_all(path("drill"));
+  pid_t job = start({BASIS_BINARY, "train", yaml("drill"), "--ranks", "3", "dist.zero=1"});
+  await_checkpoint("drill", job);
+  if (pid_t target = process(1)) kill(target, SIGKILL);
+  finish(job);
+  ASSERT_EQ(run({BASIS_BINARY, "train", yaml("drill"), "--ranks", "3", "dist.zero=1"}), 0) << log();
+  EXPECT_EQ(difference("whole", "drill"), 0);
+}
+
+TEST_F(Ranks, WrongLaunchesAreNamed) {
+  std::string file = yaml("wrong");
+  Arguments train{BASIS_BINARY, "train", file, "dist.timeout_s=1"};
+  struct Case {
+    Arguments environment;
+    int code;
+    const char* says;
+  };
+  const Case cases[] = {
+      {{"RANK=0", "WORLD_SIZE=2", "LOCAL_RANK=0", "MASTER_ADDR=127.0.0.1"}, 2, "MASTER_PORT"},
+      {{"RANK=0", "WORLD_SIZE=2", "LOCAL_RANK=0", "MASTER_PORT=1"}, 2, "MASTER_ADDR"},
+      {{"RANK=0", "LOCAL_RANK=0"}, 2, "WORLD_SIZE"},
+      {{"WORLD_SIZE=2"}, 2, "RANK"},
+      {{"RANK=2", "WORLD_SIZE=2", "LOCAL_RANK=0"}, 2, "below WORLD_SIZE"},
+      {{"RANK=one", "WORLD_SIZE=2", "LOCAL_RANK=0"}, 2, "whole number"},
+      {{"OMPI_COMM_WORLD_RANK=0"}, 2, "OMPI_COMM_WORLD_SIZE"},
+      {{"SLURM_STEP_ID=0", "SLURM_PROCID=0", "SLURM_LOCALID=0"}, 2, "SLURM_NTASKS"},
+      {{"RANK=1", "WORLD_SIZE=2", "LOCAL_RANK=1", "MASTER_ADDR=127.0.0.1", "MASTER_PORT=9"}, 5, "refused"},
+      {{"RANK=0", "WORLD_SIZE=3", "LOCAL_RANK=0", "MASTER_ADDR=127.0.0.1", "MASTER_PORT=29631"}, 5, "rank 1, 2"},
+  };
+  for (const Case& c : cases) {
+    EXPECT_EQ(run(train, c.environment), c.code) << c.says << ": " << log();
+    EXPECT_NE(log().find(c.says), std::string::npos) << log();
+  }
+  // The same rank twice: everyone leaves, and says why. Then rank 0's port is taken.
+  auto rank = [&](int r, const char* port) {
+    return start({BASIS_BINARY, "train", file, "dist.timeout_s=10"},
+                 {fmt::format("RANK={}", r), "WORLD_SIZE=3", "LOCAL_RANK=0", "MASTER_ADDR=127.0.0.1", port});
+  };
+  pid_t first = rank(0, "MASTER_PORT=29632"), a = rank(1, "MASTER_PORT=29632"), b = rank(1, "MASTER_PORT=29632");
+  EXPECT_EQ(finish(first), 2) << log();
+  EXPECT_NE(finish(a), 0);
+  EXPECT_NE(finish(b), 0);
+  EXPECT_NE(log().find("twice"), std::string::npos) << log();
+  pid_t holder = rank(0, "MASTER_PORT=29633");
+  std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  EXPECT_EQ(run(train, {"RANK=0", "WORLD_SIZE=3", "LOCAL_RANK=0", "MASTER_ADDR=127.0.0.1", "MASTER_PORT=29633"}), 2);
+  kill(holder, SIGKILL);
+  finish(holder);
+  EXPECT_EQ(run({BASIS_BINARY, "train", file, "--gpus", "64"}), 2) << log();
+  EXPECT_EQ(run({BASIS_BINARY, "train", file, "--ranks", "7"}), 2) << log();  // 6 sequences
+  EXPECT_NE(log().find("one sequence for each of 7 ranks"), std::string::npos) << log();
+}
+
+}  // namespace
+}  // namespace basis::trainers

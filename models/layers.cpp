@@ -46,6 +46,7 @@ ops::Normed Norm::add(const Pass& pass, const Var& branch, const Var& residual) 
 
 Mlp::Mlp(const Options& o)
     : activation_(o.activation),
+      fused_(o.fused && o.activation == Activation::gelu_tanh),
       up_(o.channels, o.hidden, o.bias, o.init_std),
       down_(o.hidden, o.channels, o.bias, o.out_init_std) {
   if (activation_ == Activation::swiglu) {
@@ -57,7 +58,7 @@ Mlp::Mlp(const Options& o)
 }
 
 Var Mlp::operator()(const Pass& pass, const Var& x) const {
-  if (activation_ == Activation::gelu_tanh)
+  if (fused_)
     return ops::gelu_mlp(x, operand(pass, up_.weight), operand(pass, up_.bias), operand(pass, down_.weight),
                          operand(pass, down_.bias));
   Var h = up_(pass, x);  // [B,T,F]
@@ -71,7 +72,8 @@ Var Mlp::operator()(const Pass& pass, const Var& x) const {
     case Activation::gelu_erf:
       h = ops::gelu_erf(h);
       break;
-    case Activation::gelu_tanh:  // above
+    case Activation::gelu_tanh:
+      h = ops::gelu_tanh(h);
       break;
   }
   return down_(pass, h);  // [B,T,C]

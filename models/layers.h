@@ -52,6 +52,7 @@ class Mlp : public Module {
     int64_t channels, hidden;
     Activation activation;
     bool bias;
+    bool fused;  // GELU in the matrix products' epilogues (tanh form)
     double init_std, out_init_std;
   };
   explicit Mlp(const Options& options);
@@ -59,6 +60,7 @@ class Mlp : public Module {
 
  private:
   Activation activation_;
+  bool fused_;
   std::unique_ptr<Linear> gate_;  // swiglu only
   Linear up_, down_;
 };

@@ -28,7 +28,9 @@ struct ProjectorConfig {
 struct MixerConfig {
   std::string type = "fused";
   int64_t window = 0, sink = 0, k = 16;
-  std::string tile = "auto";
+  std::string tile = "auto", breakpoints = "uniform", gradient = "exact";
+  int64_t probe = 8;
+  double delta = 1, epsilon = 0;
   std::string reference = "naive", candidate = "fused";
   static auto fields() {
     return std::tuple{
@@ -39,6 +41,14 @@ struct MixerConfig {
         field("k", &MixerConfig::k, "segments: a breakpoint every max_seq_len / k positions (conv_basis)", at_least(1)),
         field("tile", &MixerConfig::tile, "positions of an FFT tile (conv_basis)",
               "auto|8|16|32|64|128|256|512|1024|2048|4096"),
+        field("breakpoints", &MixerConfig::breakpoints,
+              "uniform, or where probes of the logits change (recover, arXiv 2405.05219) (conv_basis)",
+              "uniform|recover"),
+        field("gradient", &MixerConfig::gradient, "that of the approximate forward (conv_basis)", "exact"),
+        field("probe", &MixerConfig::probe, "diagonal entries that recover compares: the paper's T", at_least(1)),
+        field("delta", &MixerConfig::delta, "least l1 difference of a new segment (recover)", at_least(1e-9)),
+        field("epsilon", &MixerConfig::epsilon, "distance from a k-conv matrix, at most delta / (5 probe) (recover)",
+              at_least(0)),
         field("reference", &MixerConfig::reference, "mixer that check compares with", "naive|fused|window|conv_basis"),
         field("candidate", &MixerConfig::candidate, "mixer that check compares and returns",
               "naive|fused|window|conv_basis")};

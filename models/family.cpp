@@ -85,6 +85,10 @@ std::unique_ptr<Mixer> make_mixer(const ModelConfig& c, int layer, bool causal) 
                                  .k = m.k,
                                  .max_seq_len = c.max_seq_len,
                                  .tile = m.tile,
+                                 .breakpoints = m.breakpoints,
+                                 .probe = m.probe,
+                                 .delta = m.delta,
+                                 .epsilon = m.epsilon,
                                  .reference = m.reference,
                                  .candidate = m.candidate});
 }

@@ -27,7 +27,18 @@ __global__ void scale_kernel(float* x, int64_t n, float by) {
   grid_stride(n, [&](int64_t i) { x[i] *= by; });
 }
 
+// One point is its own transform; cuFFT would refuse the alignment of its rows.
+__global__ void one_point_kernel(const float* from, int from_stride, float* to, int to_stride, int64_t n) {
+  grid_stride(n, [&](int64_t i) {
+    to[i * to_stride] = from[i * from_stride];
+    if (to_stride == 2) to[i * 2 + 1] = 0;
+  });
+}
+
 void rfft_cuda(const Tensor& x, const Tensor& spectrum) {
+  if (x.size(-2) == 1)
+    return launch(one_point_kernel, x.device(), grid_for(x.numel(), 256), 256, x.data<float>(), 1,
+                  spectrum.data<float>(), 2, x.numel());
   int64_t n = x.size(-2), c = x.size(-1), batch = x.numel() / (n * c);
   cufftHandle plan = plan_of(n, c, CUFFT_R2C, x.device());
   for (int64_t b = 0; b < batch; ++b)
@@ -36,6 +47,9 @@ void rfft_cuda(const Tensor& x, const Tensor& spectrum) {
 }
 
 void irfft_cuda(const Tensor& spectrum, const Tensor& x) {
+  if (x.size(-2) == 1)
+    return launch(one_point_kernel, x.device(), grid_for(x.numel(), 256), 256, spectrum.data<float>(), 2,
+                  x.data<float>(), 1, x.numel());
   int64_t n = x.size(-2), c = x.size(-1), batch = x.numel() / (n * c);
   cufftHandle plan = plan_of(n, c, CUFFT_C2R, x.device());
   Tensor scratch = spectrum.clone();  // cuFFT may write over what it reads

@@ -59,8 +59,11 @@ struct MixerOptions {
   bool causal = true;
   int64_t window = 0, sink = 0;
   double dropout = 0;
-  int64_t k = 16, max_seq_len = 0;  // conv_basis: a breakpoint every ceil(max_seq_len / k) positions
-  std::string tile = "auto";        // conv_basis: positions of an FFT tile
+  int64_t k = 16, max_seq_len = 0;      // conv_basis: a breakpoint every ceil(max_seq_len / k) positions
+  std::string tile = "auto";            // conv_basis: positions of an FFT tile
+  std::string breakpoints = "uniform";  // or recover, with ops::RecoverOptions' window (probe), delta and epsilon
+  int64_t probe = 8;
+  double delta = 1, epsilon = 0;
   std::string reference = "naive", candidate = "fused";  // of `check`
 };
 // Throws core::Error (usage) for an unknown type, a window without a width, or what conv_basis cannot honour.

@@ -5,6 +5,7 @@
 #include "core/log.h"
 #include "models/attention/attention.h"
 #include "ops/conv_basis/conv_basis.h"
+#include "ops/conv_basis/recover.h"
 #include "ops/fused_attention/fused_attention.h"
 #include "ops/naive_attention/naive_attention.h"
 
@@ -68,15 +69,21 @@ struct ConvBasisMixer : Mixer {
     options.causal = o.causal;
     options.window = o.window;
     options.tile = o.tile == "auto" ? 0 : std::stoll(o.tile);
+    if (o.breakpoints == "recover") recover = {.k = o.k, .window = o.probe, .delta = o.delta, .epsilon = o.epsilon};
+    if (o.epsilon > o.delta / double(5 * o.probe))
+      refuse("epsilon", fmt::format("at most delta / (5 probe) = {}", o.delta / double(5 * o.probe)),
+             std::to_string(o.epsilon));
   }
   Var mix(const Pass& pass, const Var& q, const Var& k, const Var& v) const override {
     ops::ConvBasisOptions here = options;
     here.key_lengths = pass.key_lengths;
+    if (recover) here.breakpoints = ops::recover_breakpoints(q.value(), k.value(), *recover).breakpoints;
     if (pass.cache && pass.cache->length > 0) here.rows = q.size(1) - pass.cache->length;
     return ops::conv_basis_attention(q, k, v, here);
   }
   bool needs_earlier_queries() const override { return true; }
   ops::ConvBasisOptions options;
+  std::optional<ops::RecoverOptions> recover;
 };
 
 // Runs a reference beside a candidate, logs their relative difference, returns the candidate's result.

@@ -51,8 +51,8 @@ struct Weights {
 // Transposed: rows are cells and the sum runs over tiles, with W*; else rows are tiles and it runs over cells.
 template <bool Transposed>
 __global__ void mix_kernel(Geometry g, Triangle t, const float* shift, const float2* in, float2* out) {
-  __shared__ float2 w[kSlice][kRows];
-  __shared__ float2 x[kSlice][kGroups * 4];
+  __shared__ __align__(16) float2 w[kSlice][kRows];
+  __shared__ __align__(16) float2 x[kSlice][kGroups * 4];
   int place = blockIdx.x, u = blockIdx.z, groups = min(kGroups, g.columns / 4),
       column_blocks = (g.columns / 4 + kGroups - 1) / kGroups;
   int row0 = blockIdx.y / column_blocks * kRows, column0 = blockIdx.y % column_blocks * kGroups * 4;

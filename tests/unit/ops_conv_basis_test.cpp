@@ -6,6 +6,8 @@
 #include <cmath>
 
 #include "core/rng.h"
+#include "ops/composite/conv_basis_difference.h"
+#include "ops/conv_basis/recover.h"
 #include "ops/naive_attention/naive_attention.h"
 
 namespace basis::ops {
@@ -220,6 +222,67 @@ TEST(ConvBasis, LastRowsAlone) {
     EXPECT_LT(largest_difference(last, Values(all.end() - int64_t(last.size()), all.end())), 1e-13) << rows;
   }
   EXPECT_THROW(conv_basis_attention(Var(x.q, true), Var(x.k), Var(x.v), {.rows = 1}), core::Error);
+}
+
+// Planted breakpoints, with columns that differ enough from one segment to the next.
+TEST(ConvBasis, RecoverFindsPlantedBreakpoints) {
+  for (uint64_t trial = 0; trial < 200; ++trial) {
+    core::HostRandom random(23, trial);
+    int64_t T = 40 + random.bits() % 400, window = 6;
+    auto s = random_breakpoints(T - window, 1 + random.bits() % 8, trial);
+    Inputs plain = k_conv_inputs(T, 6, {0}, 7 * trial);
+    Values base = plain.k.to_vector<double>(), w = base;
+    for (int64_t i = 0, r = 0; i < T; ++i) {  // segment r's keys are r + 1 times those of one Toeplitz matrix
+      while (r + 1 < int64_t(s.size()) && s[size_t(r + 1)] <= i) ++r;
+      for (int64_t d = 0; d < 6; ++d) w[size_t(i * 6 + d)] = double(r + 1) * base[size_t(i * 6 + d)];
+    }
+    Tensor k = Tensor::from(w, plain.k.shape());
+    Values q = plain.q.to_vector<double>();
+    double delta = 0;  // the l1 norm of one segment's step
+    for (int64_t l = 0; l < window; ++l) {
+      double sum = 0;
+      for (int64_t d = 0; d < 6; ++d) sum += q[size_t(l * 6 + d)] * base[size_t(d)];
+      delta += std::abs(sum) / std::sqrt(6.0);
+    }
+    Recovered found = recover_breakpoints(plain.q, k, {.k = 10, .window = window, .delta = 0.9 * delta});
+    auto got = found.breakpoints.to_vector<int32_t>();
+    got.resize(s.size() + 1);
+    EXPECT_GE(got.back(), T) << trial;
+    got.pop_back();
+    EXPECT_EQ(got, s) << trial;
+    EXPECT_EQ(found.degenerate.item(), 0) << trial;
+    EXPECT_LT(largest_difference(conv({plain.q, k, plain.v}, at(s)), dense({plain.q, k, plain.v})), 1e-12) << trial;
+  }
+}
+
+// conv(b_r, m_r) of differences of exponentials, as the paper writes it, is the same function.
+TEST(ConvBasis, EqualsThePapersExpTransform) {
+  for (int64_t T : {1, 6, 45, 200}) {
+    Inputs x = random_inputs(T, 2, 4, uint64_t(T));
+    for (int64_t k : {1, 4, 9})
+      EXPECT_LT(largest_difference(conv(x, {.k = k}),
+                                   conv_basis_difference_form(x.q, x.k, x.v, {.k = k}).to_vector<double>()),
+                1e-11)
+          << T << " " << k;
+    auto s = random_breakpoints(T, 5, uint64_t(T));
+    Inputs one = random_inputs(T, 1, 4, uint64_t(T));
+    EXPECT_LT(largest_difference(conv(one, at(s)),
+                                 conv_basis_difference_form(one.q, one.k, one.v, at(s)).to_vector<double>()),
+              1e-11)
+        << T;
+  }
+}
+
+TEST(ConvBasis, RecoverSaysWhenItsAssumptionFails) {
+  Inputs x = random_inputs(300, 2, 4, 1);
+  Recovered r = recover_breakpoints(x.q, x.k, {.k = 6, .window = 4, .delta = 100});
+  for (double n : r.degenerate.to_vector<double>()) EXPECT_GT(n, 0);
+  ConvBasisOptions o;
+  o.breakpoints = recover_breakpoints(x.q, x.k, {.k = 6, .window = 4, .delta = 1}).breakpoints;
+  EXPECT_LT(largest_difference(conv(x, o), reference(x, o)), 1e-12);
+  EXPECT_THROW(recover_breakpoints(x.q, x.k, {.k = 0}), core::Error);
+  EXPECT_THROW(recover_breakpoints(x.q, x.k, {.window = 0}), core::Error);
+  EXPECT_THROW(recover_breakpoints(x.q, x.k, {.window = 4, .delta = 1, .epsilon = 0.1}), core::Error);
 }
 
 }  // namespace

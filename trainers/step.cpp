@@ -9,13 +9,21 @@
 namespace basis::trainers {
 namespace {
 
-models::Var loss_of(const models::Model& model, const models::Pass& pass, const Batch& b, core::Device device,
-                    double scale) {
-  Tensor ids = Tensor::from(b.inputs, {b.batch, b.seq_len}, device);
-  Tensor targets = Tensor::from(b.targets, {b.batch * b.seq_len}, device);
-  models::Var logits = model.logits(pass, ids);  // [B,T,V]
-  logits = ops::view(logits, {b.batch * b.seq_len, logits.size(2)});
-  return ops::cross_entropy(logits, targets, {.ignore_index = kIgnore, .scale = scale});
+models::Var loss_of(const models::Model& model, const models::Pass& pass, const MicroBatch& b, double scale) {
+  models::Var logits = model.logits(pass, b.inputs);  // [B,T,V]
+  logits = ops::view(logits, {b.targets.numel(), logits.size(2)});
+  return ops::cross_entropy(logits, b.targets, {.ignore_index = kIgnore, .scale = scale});
+}
+
+// The loss of one micro-batch, which `total` gathers.
+models::Var add_loss(const models::Model& model, const models::Pass& pass, const MicroBatch& b, int64_t scored,
+                     Tensor& total) {
+  models::Var loss = loss_of(model, pass, b, 1.0 / double(std::max<int64_t>(1, scored)));
+  if (total)
+    core::axpy(1, loss.value(), total);
+  else
+    total = loss.value().clone();
+  return loss;
 }
 
 }  // namespace
@@ -33,6 +41,30 @@ core::Device choose_device(const std::string& name) {
                      .code = core::ExitCode::usage});
 }
 
+StepBatch read_batch(const Dataset& data, int64_t step, const configs::TrainConfig& c) {
+  int64_t size = c.micro_batch ? c.micro_batch : c.global_batch;
+  StepBatch batch;
+  for (int64_t first = 0; first < c.global_batch; first += size) {
+    batch.micro.push_back(data.batch(step, first, size));
+    batch.scored += batch.micro.back().scored;
+  }
+  return batch;
+}
+
+MicroBatch to_device(const Batch& b, core::Device device) {
+  return {Tensor::from(b.inputs, {b.batch, b.seq_len}, device), Tensor::from(b.targets, {b.batch * b.seq_len}, device)};
+}
+
+Tensor forward_backward(const models::Model& model, const models::Pass& pass, const std::vector<MicroBatch>& batches,
+                        int64_t scored, const Optimizer& optimizer) {
+  Tensor total;
+  for (const MicroBatch& b : batches) {
+    models::Var loss = add_loss(model, pass, b, scored, total);
+    loss.backward(optimizer.loss_cotangent(loss.dtype()));
+  }
+  return total;
+}
+
 Tensor forward_backward(const models::Model& model, models::Pass& pass, const Dataset& data, int64_t step,
                         const configs::TrainConfig& c, const Optimizer& optimizer, DataParallel& parallel) {
   core::Device device = optimizer.scalars().device();
@@ -47,11 +79,7 @@ Tensor forward_backward(const models::Model& model, models::Pass& pass, const Da
   tokens = int64_t(parallel.comm().agree({double(tokens)}, Reduce::sum)[0]);
   Tensor total;
   for (const Batch& b : batches) {
-    models::Var loss = loss_of(model, pass, b, device, 1.0 / double(std::max<int64_t>(1, tokens)));
-    if (total)
-      core::axpy(1, loss.value(), total);
-    else
-      total = loss.value().clone();
+    models::Var loss = add_loss(model, pass, to_device(b, device), tokens, total);
     if (&b == &batches.back()) parallel.begin_last_backward();
     loss.backward(optimizer.loss_cotangent(loss.dtype()));
   }
@@ -67,7 +95,7 @@ EvalResult evaluate(const models::Model& model, const EvalDataset& data, core::D
   double sum = 0;
   for (int64_t i = comm.rank(); i < data.batches(); i += comm.size()) {
     Batch b = data.batch(i);
-    sum += loss_of(model, pass, b, device, 1.0).value().item();
+    sum += loss_of(model, pass, to_device(b, device), 1.0).value().item();
     result.tokens += b.scored;
   }
   auto all = comm.agree({sum, double(result.tokens)}, Reduce::sum);

@@ -13,11 +13,27 @@ namespace basis::trainers {
 // a GPU is asked for and none can be used.
 core::Device choose_device(const std::string& name);
 
+// A step's global batch, cut into micro-batches; `scored` targets in all.
+struct StepBatch {
+  std::vector<Batch> micro;
+  int64_t scored = 0;
+};
+StepBatch read_batch(const Dataset& data, int64_t step, const configs::TrainConfig& config);
+
+// A micro-batch on the device: inputs [B,T], targets [B*T], i32.
+struct MicroBatch {
+  Tensor inputs, targets;
+};
+MicroBatch to_device(const Batch& batch, core::Device device);
+
 // Adds the gradient of the mean loss over all tokens of the global batch to the parameters' gradients, one micro-batch
 // after another: tokens are weighted alike however the batch is cut, over ranks too (each takes its share of the
 // batch). Returns the mean loss as a scalar on the device.
 Tensor forward_backward(const models::Model& model, models::Pass& pass, const Dataset& data, int64_t step,
                         const configs::TrainConfig& config, const Optimizer& optimizer, DataParallel& parallel);
+// The same for one process, from a batch that lies on the device.
+Tensor forward_backward(const models::Model& model, const models::Pass& pass, const std::vector<MicroBatch>& batches,
+                        int64_t scored, const Optimizer& optimizer);
 
 struct EvalResult {
   double loss = 0;     // nats per token

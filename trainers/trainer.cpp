@@ -12,6 +12,7 @@
 #include "trainers/hf/bd_init.h"
 #include "trainers/optim/groups.h"
 #include "trainers/optim/schedule.h"
+#include "trainers/recorded_step.h"
 #include "trainers/recorder.h"
 #include "trainers/run/signals.h"
 #include "trainers/session.h"
@@ -56,6 +57,13 @@ class Loop {
     parallel_ = std::make_unique<DataParallel>(comm_, model_->parameters(), c_.dist.zero);
     parallel_->begin(*optimizer_);
     if (directory_) directory_->write_config(state_.config);
+    if (comm_->size() == 1) recorded_ = make_recorded_step(*model_, *optimizer_, c_.train);
+    if (comm_->size() > 1 && c_.train.cuda_graph == "true")
+      throw core::Error({.where = "train.cuda_graph",
+                         .expected = "one process",
+                         .got = std::to_string(comm_->size()),
+                         .remedy = "train.cuda_graph: auto",
+                         .code = core::ExitCode::usage});
   }
 
   int run() {
@@ -121,9 +129,16 @@ class Loop {
     models::Pass pass{
         .training = true, .compute = compute_, .random = &generator_, .recompute = c_.train.recompute == "block"};
     double lr = learning_rate(c_, step);
-    Tensor loss = forward_backward(*model_, pass, *data_.train, step, c_.train, *optimizer_, *parallel_);
-    std::string bad = device_.is_cpu() ? first_nonfinite_gradient() : "";
-    parallel_->update(*optimizer_, lr, c_.train.grad_clip);
+    Tensor loss;
+    std::string bad;
+    if (recorded_) {
+      optimizer_->set_rates(lr, c_.train.grad_clip);
+      loss = recorded_->run(pass, read_batch(*data_.train, step, c_.train));
+    } else {
+      loss = forward_backward(*model_, pass, *data_.train, step, c_.train, *optimizer_, *parallel_);
+      if (device_.is_cpu()) bad = first_nonfinite_gradient();
+      parallel_->update(*optimizer_, lr, c_.train.grad_clip);
+    }
     ++state_.step;
     bool log = state_.step % c_.log.every == 0 || state_.step == c_.train.max_steps;
     if (device_.is_cpu() || log) {  // elsewhere the host does not wait for the device between logs
@@ -226,6 +241,7 @@ class Loop {
   std::optional<RunDirectory> directory_;  // on rank 0
   std::unique_ptr<models::Model> model_;
   std::unique_ptr<Optimizer> optimizer_;
+  std::unique_ptr<RecordedStep> recorded_;  // null: every step is submitted anew
   CheckpointState state_;
   std::unique_ptr<DataParallel> parallel_;
   std::unique_ptr<Recorder> recorder_;                                                  // on rank 0

@@ -20,6 +20,7 @@
 #include "trainers/commands/bench_timing.h"
 #include "trainers/commands/commands.h"
 #include "trainers/optim/optimizer.h"
+#include "trainers/recorded_step.h"
 #include "trainers/session.h"
 #include "trainers/step.h"
 
@@ -34,7 +35,7 @@ struct Options {
   std::string what, device = "auto", dtype = "f32", config;
   std::vector<std::string> overrides;
   int64_t batch = 8, seq = 256, heads = 4, head_dim = 32, layers = 4, vocab = 256, repeats = 20;
-  bool json = false, deterministic = false, own = false;
+  bool json = false, deterministic = false, own = false, graph = false;
   ConvBench conv;
   std::vector<int64_t> bytes = AllReduceBench().bytes;
   int gpus = 0, ranks = 0;
@@ -104,7 +105,7 @@ Json step(const Options& o, core::Device device) {
   for (int32_t& id : ids) id = int32_t(r.bits() % uint32_t(vocab));
   Tensor input = Tensor::from(ids, {batch, seq}, device), target = Tensor::from(ids, {batch * seq}, device);
   core::reset_peak(device);
-  double seconds = median_seconds(device, o.repeats, [&] {
+  std::function<void()> work = [&] {
     models::Pass pass{.training = true,
                       .compute = core::parse_dtype(c.train.precision),
                       .random = &generator,
@@ -114,7 +115,15 @@ Json step(const Options& o, core::Device device) {
     logits = Var();
     loss.backward();
     optimizer.step(1e-4, c.train.grad_clip);
-  });
+  };
+  if (o.graph) {
+    if (!device.is_cuda() || !graph_recorder())
+      throw core::Error(
+          {.where = "--graph", .expected = "a GPU", .got = name_of(device), .code = core::ExitCode::usage});
+    for (int i = 0; i < RecordedStep::kWarmUp; ++i) work();
+    work = graph_recorder()(device, work);
+  }
+  double seconds = median_seconds(device, o.repeats, work);
   double tokens = double(batch * seq), flops = step_flops(c.model, model->parameter_count(), batch * seq, seq);
   return Json::array({{{"name", "train step"},
                        {"ms", seconds * 1e3},
@@ -191,6 +200,7 @@ void add_bench_command(CLI::App& app, int& exit_code) {
       ->check(CLI::IsMember({"auto", "nccl", "mpi", "tcp"}));
   command->add_option("--gpus", o->gpus, "allreduce: one process for each of so many GPUs")->check(CLI::PositiveNumber);
   command->add_option("--ranks", o->ranks, "allreduce: so many processes on the CPU")->check(CLI::PositiveNumber);
+  command->add_flag("--graph", o->graph, "step: recorded once as a CUDA graph and replayed");
   command->add_flag("--json", o->json, "The result as JSON on stdout");
   command->callback([o, &exit_code] {
     if (o->what != "allreduce") return run(*o);

@@ -29,9 +29,21 @@ Optimizer::Optimizer(const configs::OptimizerConfig& c, std::vector<models::Para
 }
 
 void Optimizer::step(double learning_rate, double max_norm, const std::function<void(const Tensor&)>& sum_over_ranks) {
-  auto type = scalars_.device().type;
+  set_rates(learning_rate, max_norm);
+  update(sum_over_ranks);
+}
+
+void Optimizer::set_rates(double learning_rate, double max_norm) {
   core::fill(scalars_.slice(0, kLearningRate, kLearningRate + 1), learning_rate);
   core::fill(scalars_.slice(0, kMaxNorm, kMaxNorm + 1), max_norm);
+}
+
+void Optimizer::clear_gradients() {
+  for (Slot& s : slots_) s.parameter.zero_grad();
+}
+
+void Optimizer::update(const std::function<void(const Tensor&)>& sum_over_ranks) {
+  auto type = scalars_.device().type;
   core::fill(scalars_.slice(0, kSquaredNorm, kSquaredNorm + 1), 0);
   for (const Slot& s : slots_)
     if (const Tensor& g = s.parameter.grad()) add_squared_norm(type, g.dtype(), g, scalars_);

@@ -61,6 +61,11 @@ class Optimizer {
   // One update from the parameters' gradients, which are then cleared. `sum_over_ranks` gets the squared norm of this
   // optimizer's gradients, [1] f64 on the device, where other ranks hold the rest.
   void step(double learning_rate, double max_norm, const std::function<void(const Tensor&)>& sum_over_ranks = {});
+  // The two halves of step(): what the host decides, written to the device, and the device work alone, which may be
+  // recorded as a graph.
+  void set_rates(double learning_rate, double max_norm);
+  void update(const std::function<void(const Tensor&)>& sum_over_ranks = {});
+  void clear_gradients();
   StepResult result() const;  // of the last step; waits for the device
   // The cotangent of the loss: the loss scale as a scalar of `dtype` on the device.
   Tensor loss_cotangent(core::DType dtype) const;

@@ -1,0 +1,79 @@
+#include "trainers/recorded_step.h"
+
+#include "core/log.h"
+
+namespace basis::trainers {
+
+Tensor RecordedStep::run(const models::Pass& pass, const StepBatch& batch) {
+  if (!replay_ && !given_up_ && steps_ >= kWarmUp) record(pass, batch);
+  ++steps_;
+  if (!replay_ || !fits(batch)) return eager(pass, batch);
+  for (size_t i = 0; i < batch_.size(); ++i) {
+    MicroBatch host = to_device(batch.micro[i], core::cpu);
+    batch_[i].inputs.copy_from(host.inputs);
+    batch_[i].targets.copy_from(host.targets);
+  }
+  replay_();
+  return loss_;
+}
+
+Tensor RecordedStep::eager(const models::Pass& pass, const StepBatch& batch) {
+  uint64_t before = pass.random ? pass.random->consumer() : 0;
+  std::vector<MicroBatch> micro;
+  for (const Batch& b : batch.micro) micro.push_back(to_device(b, optimizer_.scalars().device()));
+  Tensor loss = forward_backward(model_, pass, micro, batch.scored, optimizer_);
+  if (pass.random && pass.random->consumer() != before) give_up("it draws random numbers (model.dropout)");
+  optimizer_.update();
+  return loss;
+}
+
+void RecordedStep::record(const models::Pass& pass, const StepBatch& batch) {
+  core::Device device = optimizer_.scalars().device();
+  for (const Batch& b : batch.micro) batch_.push_back(to_device(b, device));
+  scored_ = batch.scored;
+  try {
+    replay_ = graph_recorder()(device, [this, pass] {
+      loss_ = forward_backward(model_, pass, batch_, scored_, optimizer_);
+      optimizer_.update();
+    });
+  } catch (const core::Error& e) {
+    optimizer_.clear_gradients();  // they were never computed
+    batch_.clear();
+    loss_ = Tensor();
+    give_up(e.what());
+  }
+}
+
+void RecordedStep::give_up(const std::string& reason) {
+  if (given_up_) return;
+  given_up_ = true;
+  if (required_)
+    throw core::Error({.where = "train.cuda_graph",
+                       .expected = "a step that can be recorded",
+                       .got = reason,
+                       .remedy = "train.cuda_graph: false",
+                       .code = core::ExitCode::usage});
+  core::log_info("the step is not recorded as a CUDA graph: {}", reason);
+}
+
+bool RecordedStep::fits(const StepBatch& b) const {
+  bool same = b.scored == scored_ && b.micro.size() == batch_.size();
+  for (size_t i = 0; same && i < batch_.size(); ++i)
+    same = batch_[i].inputs.shape() == core::Shape{b.micro[i].batch, b.micro[i].seq_len};
+  return same;
+}
+
+std::unique_ptr<RecordedStep> make_recorded_step(const models::Model& model, Optimizer& optimizer,
+                                                 const configs::TrainConfig& c) {
+  bool gpu = optimizer.scalars().device().is_cuda() && graph_recorder();
+  if (c.cuda_graph == "true" && !gpu)
+    throw core::Error({.where = "train.cuda_graph",
+                       .expected = "a GPU",
+                       .got = name_of(optimizer.scalars().device()),
+                       .remedy = "train.cuda_graph: auto",
+                       .code = core::ExitCode::usage});
+  if (c.cuda_graph == "false" || !gpu) return nullptr;
+  return std::make_unique<RecordedStep>(model, optimizer, c.cuda_graph == "true");
+}
+
+}  // namespace basis::trainers

@@ -18,10 +18,11 @@ parser.add_argument("--set", nargs="*", default=[], help="key.path=value for bas
 parser.add_argument("--batch", type=int, default=32)
 parser.add_argument("--seq", type=int, default=1024)
 parser.add_argument("--repeats", type=int, default=20)
+parser.add_argument("--graph", action="store_true", help="basis replays its step as a CUDA graph")
 args = parser.parse_args()
 
 ours = subprocess.run([args.basis, "bench", "step", "--device", "cuda", "--json", "--repeats", str(args.repeats), "--config",
-                       args.config, "--set", f"train.micro_batch={args.batch}", f"data.seq_len={args.seq}", *args.set],
+                       args.config, "--set", f"train.micro_batch={args.batch}", f"data.seq_len={args.seq}", *args.set] + ["--graph"] * args.graph,
                       capture_output=True, text=True)
 if ours.returncode:
     raise SystemExit(ours.stderr)

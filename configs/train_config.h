@@ -67,7 +67,8 @@ struct TrainConfig {
               "checkpoint or run directory whose weights start the run; its model and tokenizer are then the defaults"),
         field("resume", &T::resume, "auto: go on when the run directory holds a checkpoint", "auto|never|must"),
         field("max_wall_time", &T::max_wall_time, "stop, saving, after e.g. 90s, 30m, 2h30m"),
-        field("cuda_graph", &T::cuda_graph, "record a step on a GPU once and replay it; auto: where it can be",
+        field("cuda_graph", &T::cuda_graph,
+              "record a step on a GPU once and replay it (not yet tried on one); auto: where it can be",
               "auto|true|false"),
         field("on_nonfinite", &T::on_nonfinite, "when the loss or a gradient is NaN or infinite", "stop|skip")};
   }

@@ -184,7 +184,9 @@ TEST_P(Families, BasisDecompositionKeepsTheLogits) {
         EXPECT_EQ(d.model->parameter_count() - bd.model->parameter_count(),
                   d.model_config.n_layer * ((qk + vo) * saved + biases));
       }
-  if (rotary) EXPECT_THROW(to_bd(*d.model, {.qk = true}), core::Error);
+  if (rotary) {
+    EXPECT_THROW(to_bd(*d.model, {.qk = true}), core::Error);
+  }
 }
 
 TEST_P(Families, ConvertsToBdAndBack) {

@@ -66,7 +66,7 @@ run_part() {
     tests) part tests $tests --gtest_brief=1 ;;
     gradcheck) for dtype in f32 bf16 f16; do JSON=1 part "gradcheck-$dtype" $basis gradcheck --device cuda --dtype $dtype --json; done ;;
     memcheck | racecheck) sanitize "$1" ;;
-    bench) for what in attention projection step; do JSON=1 part "bench-$what" $basis bench $what --json; done ;;
+    bench) for what in attention bd conv projection step; do JSON=1 part "bench-$what" $basis bench $what --json; done ;;
     pytorch)
       local script name
       for script in tests/bench/*.py; do

@@ -14,6 +14,7 @@
 #include <sstream>
 #include <thread>
 
+#include "tests/support/process.h"
 #include "trainers/checkpoint.h"
 #include "trainers/run/run_directory.h"
 #include "trainers/session.h"
@@ -23,7 +24,7 @@ namespace basis::trainers {
 namespace {
 
 namespace fs = std::filesystem;
-using Arguments = std::vector<std::string>;
+using tests::Arguments;
 using Clock = std::chrono::steady_clock;
 
 class Ranks : public testing::Test {
@@ -85,25 +86,9 @@ class Ranks : public testing::Test {
   }
 
   pid_t start(const Arguments& arguments, const Arguments& environment = {}) const {
-    pid_t child = fork();
-    if (child == 0) {
-      int log = open(path("log").c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_APPEND, 0600);
-      dup2(log, 1), dup2(log, 2);
-      setenv("OMP_NUM_THREADS", "1", 1);
-      for (const std::string& e : environment) putenv(const_cast<char*>(e.c_str()));
-      std::vector<char*> argv;
-      for (const auto& a : arguments) argv.push_back(const_cast<char*>(a.c_str()));
-      argv.push_back(nullptr);
-      execvp(argv[0], argv.data());
-      _exit(127);
-    }
-    return child;
+    return tests::start_process(arguments, path("log"), environment);
   }
-  static int finish(pid_t child) {
-    int status = 0;
-    waitpid(child, &status, 0);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
-  }
+  static int finish(pid_t child) { return tests::finish_process(child); }
   int run(const Arguments& arguments, const Arguments& environment = {}) const {
     return finish(start(arguments, environment));
   }

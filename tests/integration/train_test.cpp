@@ -12,11 +12,13 @@
 #include <sstream>
 #include <thread>
 
+#include "tests/support/process.h"
+
 namespace basis {
 namespace {
 
 namespace fs = std::filesystem;
-using Arguments = std::vector<std::string>;
+using tests::Arguments;
 
 class Program : public testing::Test {
  protected:
@@ -48,27 +50,11 @@ class Program : public testing::Test {
                                      "sample: {tokens: 5}\ncheckpoint: {every: 10, keep: 3}\nlog: {every: 5}\n");
   }
 
-  pid_t start(const Arguments& arguments) const {
-    pid_t child = fork();
-    if (child == 0) {
-      int log = open(path("log").c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
-      dup2(log, 1), dup2(log, 2);
-      setenv("OMP_NUM_THREADS", "1", 1);
-      std::vector<char*> argv{const_cast<char*>(BASIS_BINARY)};
-      for (const auto& a : arguments) argv.push_back(const_cast<char*>(a.c_str()));
-      argv.push_back(nullptr);
-      execv(BASIS_BINARY, argv.data());
-      _exit(127);
-    }
-    return child;
+  pid_t start(Arguments arguments) const {
+    arguments.insert(arguments.begin(), BASIS_BINARY);
+    return tests::start_process(arguments, path("log"));
   }
-
-  // The exit code, or 1000 + signal.
-  static int finish(pid_t child) {
-    int status = 0;
-    waitpid(child, &status, 0);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
-  }
+  static int finish(pid_t child) { return tests::finish_process(child); }
   int run(const Arguments& arguments) const { return finish(start(arguments)); }
 
   std::string log() const { return read(path("log")); }

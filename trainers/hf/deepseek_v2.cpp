@@ -55,10 +55,7 @@ void write(const configs::ModelConfig& m, nlohmann::ordered_json& j) {
   j["hidden_act"] = "silu";
   j["attention_bias"] = false, j["mlp_bias"] = false;
   j["tie_word_embeddings"] = models::ties_embeddings(m);
-  if (!j.contains("rope_parameters") || !j["rope_parameters"].is_object())
-    j["rope_parameters"] = {{"rope_type", "default"}};
-  j["rope_parameters"]["rope_theta"] = m.rope_theta;  // transformers 5
-  j["rope_theta"] = m.rope_theta;                     // transformers 4
+  write_rope_theta(m.rope_theta, j);
 }
 
 // Two of our weights lie in one of theirs: of each of `groups` blocks the first `a` rows and the `b` rows after them.
@@ -70,11 +67,7 @@ void add_pair(std::vector<TensorRule>& rules, const std::string& first, const st
 
 std::vector<TensorRule> tensors(const configs::ModelConfig& m) {
   int64_t H = m.n_head, D = m.head_width(), R = m.rope_width();
-  std::vector<TensorRule> rules = {{.path = "tokens", .name = "model.embed_tokens.weight"}};
-  for (int64_t i = 0; i < m.n_layer; ++i) {
-    std::string ours = fmt::format("layers/{}/", i), theirs = fmt::format("model.layers.{}.", i);
-    std::string at = ours + "attention/", self = theirs + "self_attn.";
-    add_linear(rules, ours + "attention_norm", theirs + "input_layernorm", false);
+  return llama_like_tensors(m, [&](auto& rules, const std::string& at, const std::string& self) {
     if (m.q_lora_rank) {
       add_linear(rules, at + "q_latent", self + "q_a_proj", false);
       add_linear(rules, at + "q_latent/norm", self + "q_a_layernorm", false);
@@ -84,13 +77,7 @@ std::vector<TensorRule> tensors(const configs::ModelConfig& m) {
     add_linear(rules, at + "latent/norm", self + "kv_a_layernorm", false);
     add_pair(rules, at + "k", at + "v", self + "kv_b_proj", H, D, m.value_width());
     add_linear(rules, at + "out", self + "o_proj", false);
-    add_linear(rules, ours + "mlp_norm", theirs + "post_attention_layernorm", false);
-    for (const char* name : {"gate", "up", "down"})
-      add_linear(rules, ours + "mlp/" + name, theirs + "mlp." + name + "_proj", false);
-  }
-  add_linear(rules, "norm", "model.norm", false);
-  if (!models::ties_embeddings(m)) rules.push_back({.path = "head", .name = "lm_head.weight"});
-  return rules;
+  });
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 
 #include <map>
 
+#include "models/family.h"
 #include "trainers/data/files.h"
 
 namespace basis::trainers::hf {
@@ -103,6 +104,13 @@ double read_rope_theta(const ConfigReader& c) {
   return inner.number("rope_theta", 10000);
 }
 
+void write_rope_theta(double theta, nlohmann::ordered_json& j) {
+  if (!j.contains("rope_parameters") || !j["rope_parameters"].is_object())
+    j["rope_parameters"] = {{"rope_type", "default"}};
+  j["rope_parameters"]["rope_theta"] = theta;  // transformers 5
+  j["rope_theta"] = theta;                     // transformers 4
+}
+
 std::string read_activation(const ConfigReader& c, const char* key, const std::string& fallback) {
   auto it = activations().find(c.text(key, fallback));
   c.require(it != activations().end(), key, "gelu_new, gelu_pytorch_tanh, gelu, silu or swish");
@@ -118,6 +126,23 @@ void add_linear(std::vector<TensorRule>& rules, const std::string& path, const s
                 bool transposed) {
   rules.push_back({.path = path + "/weight", .name = name + ".weight", .transposed = transposed});
   if (bias) rules.push_back({.path = path + "/bias", .name = name + ".bias"});
+}
+
+std::vector<TensorRule> llama_like_tensors(const configs::ModelConfig& m,
+                                           const std::function<void(std::vector<TensorRule>&, const std::string& ours,
+                                                                    const std::string& theirs)>& attention) {
+  std::vector<TensorRule> rules = {{.path = "tokens", .name = "model.embed_tokens.weight"}};
+  for (int64_t i = 0; i < m.n_layer; ++i) {
+    std::string ours = fmt::format("layers/{}/", i), theirs = fmt::format("model.layers.{}.", i);
+    add_linear(rules, ours + "attention_norm", theirs + "input_layernorm", false);
+    attention(rules, ours + "attention/", theirs + "self_attn.");
+    add_linear(rules, ours + "mlp_norm", theirs + "post_attention_layernorm", false);
+    for (const char* name : {"gate", "up", "down"})
+      add_linear(rules, ours + "mlp/" + name, theirs + "mlp." + name + "_proj", false);
+  }
+  add_linear(rules, "norm", "model.norm", false);
+  if (!models::ties_embeddings(m)) rules.push_back({.path = "head", .name = "lm_head.weight"});
+  return rules;
 }
 
 }  // namespace basis::trainers::hf

@@ -2,6 +2,7 @@
 // A family is one file (gpt2.cpp, llama.cpp, bert.cpp, ...) with three functions and an entry in family.cpp.
 #pragma once
 
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
@@ -60,6 +61,7 @@ const Family& family_of(const configs::ModelConfig& config);                    
 
 // RoPE's base from rope_parameters.rope_theta (transformers 5) or rope_theta; scaled variants are refused.
 double read_rope_theta(const ConfigReader& c);
+void write_rope_theta(double theta, nlohmann::ordered_json& j);  // under both names
 // Activation names: "gelu_new" <-> gelu_tanh and so on; "swiglu" is silu with a gate.
 std::string read_activation(const ConfigReader& c, const char* key, const std::string& fallback);
 std::string activation_name(const std::string& ours);
@@ -67,5 +69,10 @@ std::string activation_name(const std::string& ours);
 // A weight and, when `bias`, a bias under both names.
 void add_linear(std::vector<TensorRule>& rules, const std::string& path, const std::string& name, bool bias,
                 bool transposed = false);
+// The tensors of a decoder laid out as Llama's; `attention` adds those of one layer between our path
+// "layers/0/attention/" and their prefix "model.layers.0.self_attn.".
+std::vector<TensorRule> llama_like_tensors(
+    const configs::ModelConfig& m,
+    const std::function<void(std::vector<TensorRule>&, const std::string& ours, const std::string& theirs)>& attention);
 
 }  // namespace basis::trainers::hf

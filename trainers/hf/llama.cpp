@@ -36,27 +36,14 @@ void write(const configs::ModelConfig& m, nlohmann::ordered_json& j) {
   j["hidden_act"] = "silu";
   j["attention_bias"] = false, j["mlp_bias"] = false;
   j["tie_word_embeddings"] = models::ties_embeddings(m);
-  if (!j.contains("rope_parameters") || !j["rope_parameters"].is_object())
-    j["rope_parameters"] = {{"rope_type", "default"}};
-  j["rope_parameters"]["rope_theta"] = m.rope_theta;  // transformers 5
-  j["rope_theta"] = m.rope_theta;                     // transformers 4
+  write_rope_theta(m.rope_theta, j);
 }
 
 std::vector<TensorRule> tensors(const configs::ModelConfig& m) {
-  std::vector<TensorRule> rules = {{.path = "tokens", .name = "model.embed_tokens.weight"}};
-  for (int64_t i = 0; i < m.n_layer; ++i) {
-    std::string ours = fmt::format("layers/{}/", i), theirs = fmt::format("model.layers.{}.", i);
-    add_linear(rules, ours + "attention_norm", theirs + "input_layernorm", false);
-    for (const char* name : {"q", "k", "v"})
-      add_linear(rules, ours + "attention/" + name, theirs + "self_attn." + name + "_proj", false);
-    add_linear(rules, ours + "attention/out", theirs + "self_attn.o_proj", false);
-    add_linear(rules, ours + "mlp_norm", theirs + "post_attention_layernorm", false);
-    for (const char* name : {"gate", "up", "down"})
-      add_linear(rules, ours + "mlp/" + name, theirs + "mlp." + name + "_proj", false);
-  }
-  add_linear(rules, "norm", "model.norm", false);
-  if (!models::ties_embeddings(m)) rules.push_back({.path = "head", .name = "lm_head.weight"});
-  return rules;
+  return llama_like_tensors(m, [](auto& rules, const std::string& ours, const std::string& theirs) {
+    for (const char* name : {"q", "k", "v"}) add_linear(rules, ours + name, theirs + name + "_proj", false);
+    add_linear(rules, ours + "out", theirs + "o_proj", false);
+  });
 }
 
 }  // namespace

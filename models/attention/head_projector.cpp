@@ -1,4 +1,5 @@
-// Basis Decomposition of the projections (arXiv 2510.01718), Q K and V O each on or off:
+// Projections of whole heads: q, k, v = x Wq^T, x Wk^T, x Wv^T and out = o Wo^T (Vaswani et al., arXiv 1706.03762),
+// dense or by Basis Decomposition (arXiv 2510.01718), Q K and V O each on or off:
 //
 //   K' = x[S] + x[R] C_k = (K - b_k) T^-1     q' = q T^T       softmax(q' K'^T) = softmax(q K^T): it does not see b_k
 //   V' = x[S'] + x[R'] C_v (+ b_v T'^-1)      out' = T' out
@@ -12,9 +13,9 @@
 namespace basis::models {
 namespace {
 
-class BdProjector : public Projector {
+class HeadProjector : public Projector {
  public:
-  explicit BdProjector(const ProjectorOptions& o)
+  explicit HeadProjector(const ProjectorOptions& o)
       : heads_(o.heads),
         kv_heads_(o.kv_heads),
         head_dim_(o.head_dim),
@@ -52,6 +53,10 @@ class BdProjector : public Projector {
 
 }  // namespace
 
+std::unique_ptr<Projector> make_dense_projector(const ProjectorOptions& options) {
+  return std::make_unique<HeadProjector>(options);
+}
+
 std::unique_ptr<Projector> make_bd_projector(const ProjectorOptions& options) {
   auto refuse = [](std::string expected, std::string got, std::string remedy) {
     throw core::Error({.where = "attention.projector",
@@ -67,7 +72,7 @@ std::unique_ptr<Projector> make_bd_projector(const ProjectorOptions& options) {
     refuse("heads narrower than the model", std::to_string(options.head_dim) + " channels a head", "use more heads");
   if (options.permuted && options.bd_qk && options.bd_vo && 2 * options.head_dim > options.channels)
     refuse("room for two bases side by side", "heads of more than half the channels", "use basis: residual_min");
-  return std::make_unique<BdProjector>(options);
+  return std::make_unique<HeadProjector>(options);
 }
 
 }  // namespace basis::models

@@ -127,7 +127,7 @@ __global__ void __launch_bounds__(Config<Width>::kThreads, 1)
       start_product<T>(dk, ds_left, m.walked[0][buffer]);
       hopper::wgmma_wait<0>();
       pin(dk), pin(dv), pin(p_left), pin(ds_left);
-      if (threadIdx.x % 32 == 0) arrive(m.empty[buffer]);
+      warp_arrive(m.empty[buffer]);
     }
     float unit[1][2] = {{1, 1}}, scales[1][2] = {{float(call.scale), float(call.scale)}};
     if (warp_key < call.S) {
@@ -179,7 +179,7 @@ __global__ void __launch_bounds__(Config<Width>::kThreads, 1)
       start_product<T>(dq, ds_left, m.walked[0][buffer]);
       hopper::wgmma_wait<0>();
       pin(dq), pin(ds_left);
-      if (threadIdx.x % 32 == 0) arrive(m.empty[buffer]);
+      warp_arrive(m.empty[buffer]);
     }
     if (warp_row < call.T)
       store_rows(dq, scales, call.query_rows<T>(pointers.dq, b, warp_row, h, call.D), call.T - warp_row);

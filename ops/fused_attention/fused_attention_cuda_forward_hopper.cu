@@ -42,7 +42,6 @@ __device__ void consume(typename Config<Width>::Memory& m, const Call& call, con
                         const SeenByRows& seen, KeyTiles tiles, int keys, int b, int h, int row0) {
   using C = Config<Width>;
   int group_row = (int(threadIdx.x) / 128 - 1) * 64, warp_row = row0 + group_row + int(threadIdx.x) % 128 / 32 * 16;
-  bool first_lane = threadIdx.x % 32 == 0;
   float top[1][2] = {{-INFINITY, -INFINITY}}, sum[1][2] = {}, before[1][2], scale = float(call.scale) * kLog2e;
   Accumulators<1, C::kKeys / 8> s;
   Accumulators<1, Width / 8> o;
@@ -60,7 +59,7 @@ __device__ void consume(typename Config<Width>::Memory& m, const Call& call, con
     start_transposed<T>(s, m.q, group_row, m.k[0]);
     hopper::wgmma_wait<0>();
     pin(s);
-    if (first_lane) arrive(m.k_empty[0]);
+    warp_arrive(m.k_empty[0]);
     softmax(0);
     round_to<T>(p, s);
     for (int n = 1; n < tiles.count; ++n) {
@@ -71,11 +70,11 @@ __device__ void consume(typename Config<Width>::Memory& m, const Call& call, con
       start_product<T>(o, p, m.v[now]);
       hopper::wgmma_wait<1>();
       pin(s);
-      if (first_lane) arrive(m.k_empty[next]);
+      warp_arrive(m.k_empty[next]);
       softmax(n);
       hopper::wgmma_wait<0>();
       pin(o), pin(p);
-      if (first_lane) arrive(m.v_empty[now]);
+      warp_arrive(m.v_empty[now]);
       multiply_rows(o, before);
       round_to<T>(p, s);
     }

@@ -20,6 +20,11 @@ __device__ __forceinline__ void init_barrier(uint64_t& barrier, int count) {
   hopper::barrier_init(shared_address(&barrier), count);
 }
 __device__ __forceinline__ void arrive(uint64_t& barrier) { hopper::arrive(shared_address(&barrier)); }
+// One arrival for the whole warp, after every lane's reads.
+__device__ __forceinline__ void warp_arrive(uint64_t& barrier) {
+  __syncwarp();
+  if (threadIdx.x % 32 == 0) arrive(barrier);
+}
 // Until the phase of this parity has ended.
 __device__ __forceinline__ void wait(uint64_t& barrier, uint32_t parity) {
   hopper::wait(shared_address(&barrier), parity);

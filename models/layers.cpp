@@ -11,7 +11,12 @@
 namespace basis::models {
 
 Var operand(const Pass& pass, const Var& parameter) {
-  return !parameter || parameter.dtype() == pass.compute ? parameter : ops::cast(parameter, pass.compute);
+  if (!parameter || parameter.dtype() == pass.compute) return parameter;
+  if (pass.copies)
+    if (auto it = pass.copies->find(parameter.value().raw());
+        it != pass.copies->end() && it->second.dtype() == pass.compute)
+      return ops::cast(parameter, pass.compute, it->second);
+  return ops::cast(parameter, pass.compute);
 }
 
 Var dropout(const Pass& pass, const Var& x, double p) {

@@ -10,7 +10,7 @@
 
 namespace basis::models {
 
-// A parameter as an operand: cast to the dtype of the pass. Undefined stays undefined.
+// A parameter as an operand: in the dtype of the pass, from pass.copies or cast. Undefined stays undefined.
 Var operand(const Pass& pass, const Var& parameter);
 
 // Inverted dropout while training; the identity otherwise.

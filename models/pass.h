@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <unordered_map>
 #include <vector>
 
 #include "core/rng.h"
@@ -19,11 +20,16 @@ struct KeyValueCache {
   int64_t length = 0;  // positions held by every layer before this pass
 };
 
+// Parameters rounded to 16 bits, by the address of the value that each copies. Whoever writes a value keeps its copy
+// equal to it.
+using WeightCopies = std::unordered_map<const void*, core::Tensor>;
+
 struct Pass {
   bool training = false;                   // dropout on
   core::DType compute = core::DType::f32;  // dtype of activations and of the weights as used
   core::Generator* random = nullptr;       // needed when training with dropout
   bool recompute = false;                  // activation checkpointing, one block at a time
+  const WeightCopies* copies = nullptr;    // used instead of casting, where a parameter has one in `compute`
   KeyValueCache* cache = nullptr;          // generation
   core::Tensor key_lengths;                // [B] i32, encoder: tokens before padding; undefined: all
   int64_t first_position() const { return cache ? cache->length : 0; }

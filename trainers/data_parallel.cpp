@@ -118,6 +118,23 @@ void DataParallel::shard(Optimizer& optimizer) {
   optimizer.slots() = std::move(pieces);
 }
 
+const models::WeightCopies& DataParallel::keep_copies(Optimizer& optimizer, DType dtype) {
+  copies_.clear();
+  if (!zero_) {
+    optimizer.keep_copies(dtype);
+    copies_ = optimizer.copies();
+  }
+  for (Bucket& b : buckets_) {
+    if (!zero_) break;
+    b.copy = b.value.to(dtype);
+    for (const Place& p : b.places)
+      copies_[p.parameter.value().raw()] = b.copy.slice(0, p.begin, p.end).view(p.parameter.shape());
+  }
+  for (const models::Parameter& p : parameters_)  // frozen ones stay as they are
+    if (!p.buffer && !copies_.contains(p.var.value().raw())) copies_[p.var.value().raw()] = p.var.value().to(dtype);
+  return copies_;
+}
+
 void DataParallel::update(Optimizer& optimizer, double learning_rate, double max_norm) {
   if (!zero_) return optimizer.step(learning_rate, max_norm);
   for (size_t i = 0; i < pieces_.size(); ++i) {
@@ -131,6 +148,8 @@ void DataParallel::update(Optimizer& optimizer, double learning_rate, double max
   });
   for (Bucket& b : buckets_) comm_->all_gather(b.value);
   comm_->wait();
+  for (Bucket& b : buckets_)
+    if (b.copy) b.copy.copy_from(b.value);
 }
 
 // One moment of a whole bucket, on the host.

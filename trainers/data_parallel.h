@@ -33,6 +33,9 @@ class DataParallel {
   // Rank 0's parameters and optimizer state on every rank; then, under ZeRO-1, the optimizer keeps its part alone: its
   // slots become pieces of parameters.
   void begin(Optimizer& optimizer);
+  // After begin(): 16-bit copies of all parameters that every update keeps equal to them. Under ZeRO-1 each bucket is
+  // rounded as a whole once its values are gathered.
+  const models::WeightCopies& keep_copies(Optimizer& optimizer, core::DType dtype);
   // One update; the clipped norm is that of the whole gradient, and all ranks skip a non-finite step alike.
   void update(Optimizer& optimizer, double learning_rate, double max_norm);
   // The optimizer with whole moments again, on the host under ZeRO-1. Every rank must call it.
@@ -49,6 +52,7 @@ class DataParallel {
     std::vector<Place> places;
     int64_t size = 0;        // a multiple of the number of ranks
     Tensor gradient, value;  // flat [size]; value only under ZeRO-1
+    Tensor copy = {};        // of value
     size_t missing = 0;      // gradients that backward has yet to finish
   };
   struct Piece {  // of a parameter, in this rank's part of a bucket
@@ -67,6 +71,7 @@ class DataParallel {
   std::vector<Bucket> buckets_;
   std::vector<Piece> pieces_;                 // one a slot of the sharded optimizer
   std::vector<Optimizer::Slot> whole_slots_;  // without moments
+  models::WeightCopies copies_;
   size_t sent_ = 0;
 };
 

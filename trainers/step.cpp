@@ -87,9 +87,10 @@ Tensor forward_backward(const models::Model& model, models::Pass& pass, const Da
   return total;
 }
 
-EvalResult evaluate(const models::Model& model, const EvalDataset& data, core::DType compute, Communicator& comm) {
+EvalResult evaluate(const models::Model& model, const EvalDataset& data, core::DType compute, Communicator& comm,
+                    const models::WeightCopies* copies) {
   autograd::NoGrad no_grad;
-  models::Pass pass{.compute = compute};
+  models::Pass pass{.compute = compute, .copies = copies};
   core::Device device = model.parameters().at(0).var.device();
   EvalResult result;
   double sum = 0;

@@ -40,7 +40,8 @@ struct EvalResult {
   int64_t tokens = 0;  // that counted
 };
 // The batches are dealt out to the ranks of `comm`; every rank gets the whole result.
-EvalResult evaluate(const models::Model& model, const EvalDataset& data, core::DType compute, Communicator& comm);
+EvalResult evaluate(const models::Model& model, const EvalDataset& data, core::DType compute, Communicator& comm,
+                    const models::WeightCopies* copies = nullptr);
 inline EvalResult evaluate(const models::Model& model, const EvalDataset& data, core::DType compute) {
   return evaluate(model, data, compute, *null_communicator());
 }

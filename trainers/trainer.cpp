@@ -56,6 +56,7 @@ class Loop {
     state_.step = int64_t(start[0]), state_.best_val_loss = start[1];
     parallel_ = std::make_unique<DataParallel>(comm_, model_->parameters(), c_.dist.zero);
     parallel_->begin(*optimizer_);
+    if (core::size_of(compute_) == 2) copies_ = &parallel_->keep_copies(*optimizer_, compute_);
     if (directory_) directory_->write_config(state_.config);
     if (comm_->size() == 1) recorded_ = make_recorded_step(*model_, *optimizer_, c_.train);
     if (comm_->size() > 1 && c_.train.cuda_graph == "true")
@@ -128,6 +129,7 @@ class Loop {
     generator_.begin_step(uint64_t(step));
     models::Pass pass{
         .training = true, .compute = compute_, .random = &generator_, .recompute = c_.train.recompute == "block"};
+    pass.copies = copies_;
     double lr = learning_rate(c_, step);
     Tensor loss;
     std::string bad;
@@ -157,7 +159,7 @@ class Loop {
   void after_step() {
     bool last = state_.step == c_.train.max_steps;
     if (data_.val && ((c_.eval.every && state_.step % c_.eval.every == 0) || last)) {
-      double loss = evaluate(*model_, *data_.val, compute_, *comm_).loss;
+      double loss = evaluate(*model_, *data_.val, compute_, *comm_, copies_).loss;
       if (recorder_) recorder_->validation(state_.step, loss);
       if (loss < state_.best_val_loss) {
         state_.best_val_loss = loss;
@@ -203,7 +205,7 @@ class Loop {
     for (const Optimizer::Slot& s : optimizer_->slots()) {
       if (!s.parameter.grad()) continue;
       Tensor scalars = Tensor::zeros({kScalars}, core::DType::f64, device_);
-      add_squared_norm(device_.type, s.parameter.grad().dtype(), s.parameter.grad(), scalars);
+      add_squared_norms(device_.type, s.parameter.grad().dtype(), Tensors{s.parameter.grad()}, scalars);
       if (!std::isfinite(scalars.data<double>()[kSquaredNorm])) return "the gradient of " + s.path;
     }
     return "";
@@ -244,6 +246,7 @@ class Loop {
   std::unique_ptr<RecordedStep> recorded_;  // null: every step is submitted anew
   CheckpointState state_;
   std::unique_ptr<DataParallel> parallel_;
+  const models::WeightCopies* copies_ = nullptr;                                        // under bf16 and f16
   std::unique_ptr<Recorder> recorder_;                                                  // on rank 0
   core::Generator generator_{uint64_t(c_.run.seed) + (uint64_t(comm_->rank()) << 54)};  // ranks drop different units
   core::DType compute_ = core::parse_dtype(c_.train.precision);

@@ -99,6 +99,8 @@ Json step(const Options& o, core::Device device) {
   auto model = models::make_model(c.model);
   model->initialize(1, device, parameter_dtype(c));
   Optimizer optimizer(c.optimizer, model->parameters(), c.train.precision == "f16");
+  DType compute = core::parse_dtype(c.train.precision);
+  if (core::size_of(compute) == 2) optimizer.keep_copies(compute);
   core::Generator generator(1);
   core::HostRandom r(1, 5);
   std::vector<int32_t> ids(size_t(batch * seq));
@@ -107,9 +109,10 @@ Json step(const Options& o, core::Device device) {
   core::reset_peak(device);
   std::function<void()> work = [&] {
     models::Pass pass{.training = true,
-                      .compute = core::parse_dtype(c.train.precision),
+                      .compute = compute,
                       .random = &generator,
-                      .recompute = c.train.recompute == "block"};
+                      .recompute = c.train.recompute == "block",
+                      .copies = &optimizer.copies()};
     Var logits = ops::view(model->logits(pass, input), {batch * seq, vocab});
     Var loss = ops::cross_entropy(logits, target, {.scale = 1.0 / double(batch * seq)});
     logits = Var();

@@ -9,9 +9,7 @@ using core::DType;
 
 Optimizer::Optimizer(const configs::OptimizerConfig& c, std::vector<models::Parameter> parameters,
                      bool dynamic_loss_scale)
-    : adamw_(c.type == "adamw"),
-      dynamic_(dynamic_loss_scale),
-      hyper_{c.betas.at(0), c.betas.at(1), c.eps, c.weight_decay, c.momentum} {
+    : adamw_(c.type == "adamw"), dynamic_(dynamic_loss_scale), hyper_{c.betas.at(0), c.betas.at(1), c.eps, c.momentum} {
   core::Device device = core::cpu;
   std::vector<GroupSettings> settings = group_settings(c, parameters);
   for (size_t i = 0; i < parameters.size(); ++i) {
@@ -44,23 +42,28 @@ void Optimizer::clear_gradients() {
 
 void Optimizer::update(const std::function<void(const Tensor&)>& sum_over_ranks) {
   auto type = scalars_.device().type;
+  Tensors gradients;
+  std::vector<Update> updates;
+  for (const Slot& s : slots_) {
+    if (!s.parameter.grad()) continue;
+    gradients.push_back(s.parameter.grad().contiguous());
+    updates.push_back({s.parameter.value(), gradients.back(), s.first, s.second, s.copy, s.lr_scale, s.weight_decay});
+  }
   core::fill(scalars_.slice(0, kSquaredNorm, kSquaredNorm + 1), 0);
-  for (const Slot& s : slots_)
-    if (const Tensor& g = s.parameter.grad()) add_squared_norm(type, g.dtype(), g, scalars_);
+  if (!updates.empty()) add_squared_norms(type, gradients[0].dtype(), gradients, scalars_);
   if (sum_over_ranks) sum_over_ranks(scalars_.slice(0, kSquaredNorm, kSquaredNorm + 1));
   finish_norm(type, DType::f64, scalars_, dynamic_);
+  if (!updates.empty())
+    (adamw_ ? adamw_update : sgd_update)(type, updates[0].parameter.dtype(), hyper_, scalars_, updates);
+  clear_gradients();
+}
+
+void Optimizer::keep_copies(DType dtype) {
+  copies_.clear();
   for (Slot& s : slots_) {
-    Tensor g = s.parameter.grad();
-    if (!g) continue;
-    Hyper hyper = hyper_;
-    hyper.weight_decay = s.weight_decay;
-    hyper.lr_scale = s.lr_scale;
-    const Tensor& p = s.parameter.value();
-    if (adamw_)
-      adamw_update(type, p.dtype(), hyper, scalars_, p, g, s.first, s.second);
-    else
-      sgd_update(type, p.dtype(), hyper, scalars_, p, g, s.first);
-    s.parameter.zero_grad();
+    const Tensor& value = s.parameter.value();
+    s.copy = value.to(dtype);
+    copies_[value.raw()] = s.copy;
   }
 }
 

@@ -1,6 +1,7 @@
-// AdamW (Loshchilov & Hutter, arXiv 1711.05101) and SGD with momentum, fused: one kernel reads gradient and state and
-// writes parameter and state. Clipping, bias correction, loss scaling and the decision to skip a non-finite step happen
-// on the device, so a step needs no word from the host.
+// AdamW (Loshchilov & Hutter, arXiv 1711.05101) and SGD with momentum, fused: one launch for all parameters reads
+// gradient and state and writes parameter, state and, where asked for, the parameter's 16-bit copy. Clipping, bias
+// correction, loss scaling and the decision to skip a non-finite step happen on the device, so a step needs no word
+// from the host.
 //
 //   g = grad min(1, clip / (||grad|| + 1e-6)) / loss_scale
 //   adamw:  m = b1 m + (1 - b1) g,  v = b2 v + (1 - b2) g^2
@@ -17,6 +18,7 @@
 #include "configs/train_config.h"
 #include "core/kernel.h"
 #include "models/module.h"
+#include "models/pass.h"
 
 namespace basis::trainers {
 
@@ -37,7 +39,14 @@ enum Scalar : int64_t {
 };
 
 struct Hyper {
-  double beta1, beta2, eps, weight_decay, momentum, lr_scale = 1;
+  double beta1, beta2, eps, momentum;
+};
+
+// One parameter's update: tensors of equal size, contiguous, of one dtype but for `copy`.
+struct Update {
+  Tensor parameter, gradient, first, second;  // `second` only for adamw
+  Tensor copy;                                // bf16 or f16: receives the new parameter, rounded; or undefined
+  double lr_scale, weight_decay;
 };
 
 struct StepResult {
@@ -52,6 +61,7 @@ class Optimizer {
     models::Var parameter;
     double lr_scale, weight_decay;
     Tensor first, second;  // moments; `second` only for adamw
+    Tensor copy = {};      // see keep_copies
   };
 
   // `dynamic_loss_scale`: f16. Parameters that require no gradient (frozen) have no slot. Throws core::Error (usage)
@@ -66,6 +76,10 @@ class Optimizer {
   void set_rates(double learning_rate, double max_norm);
   void update(const std::function<void(const Tensor&)>& sum_over_ranks = {});
   void clear_gradients();
+  // From now on every update also writes the parameters in `dtype` (bf16 or f16), so that a forward pass casts nothing.
+  // Called once the parameters have their values; who writes them otherwise afterwards must call it again.
+  void keep_copies(core::DType dtype);
+  const models::WeightCopies& copies() const { return copies_; }
   StepResult result() const;  // of the last step; waits for the device
   // The cotangent of the loss: the loss scale as a scalar of `dtype` on the device.
   Tensor loss_cotangent(core::DType dtype) const;
@@ -80,18 +94,19 @@ class Optimizer {
   Hyper hyper_;
   std::vector<Slot> slots_;
   Tensor scalars_;  // f64 [kScalars]
+  models::WeightCopies copies_;
 };
 
-// sum [] f64 at scalars[kSquaredNorm] += sum of x^2; by x's dtype.
-inline constinit core::KernelTable<void(const Tensor& x, const Tensor& scalars)> add_squared_norm{"gradient norm"};
+using Tensors = std::vector<Tensor>;
+
+// scalars[kSquaredNorm] += sum of x^2, one tensor after the other; by the tensors' dtype. Contiguous.
+inline constinit core::KernelTable<void(const Tensors& xs, const Tensor& scalars)> add_squared_norms{"gradient norm"};
 // Turns kSquaredNorm into kNorm, kFactor, kSkip, and advances kTime and the loss scale. By f64.
 inline constinit core::KernelTable<void(const Tensor& scalars, bool dynamic_loss_scale)> finish_norm{"gradient norm"};
-// By the parameter's dtype; the gradient has the same.
-inline constinit core::KernelTable<void(const Hyper&, const Tensor& scalars, const Tensor& p, const Tensor& g,
-                                        const Tensor& m, const Tensor& v)>
-    adamw_update{"adamw"};
-inline constinit core::KernelTable<void(const Hyper&, const Tensor& scalars, const Tensor& p, const Tensor& g,
-                                        const Tensor& m)>
-    sgd_update{"sgd"};
+// By the parameters' dtype. The same bits as one call for each update.
+inline constinit core::KernelTable<void(const Hyper&, const Tensor& scalars, const std::vector<Update>&)> adamw_update{
+    "adamw"};
+inline constinit core::KernelTable<void(const Hyper&, const Tensor& scalars, const std::vector<Update>&)> sgd_update{
+    "sgd"};
 
 }  // namespace basis::trainers

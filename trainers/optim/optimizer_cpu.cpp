@@ -9,7 +9,7 @@ namespace {
 
 // In fixed blocks summed in order: the same bits whatever the number of threads.
 template <class T>
-void squared_norm(const Tensor& x, const Tensor& scalars) {
+void squared_norm(const Tensor& x, double& sum) {
   constexpr int64_t block = 1 << 14;
   int64_t n = x.numel(), blocks = (n + block - 1) / block;
   const T* p = x.data<T>();
@@ -24,7 +24,12 @@ void squared_norm(const Tensor& x, const Tensor& scalars) {
       for (double l : lanes) partial[size_t(b)] += l;
     }
   });
-  for (double s : partial) scalars.data<double>()[kSquaredNorm] += s;
+  for (double s : partial) sum += s;
+}
+
+template <class T>
+void squared_norms(const Tensors& xs, const Tensor& scalars) {
+  for (const Tensor& x : xs) squared_norm<T>(x, scalars.data<double>()[kSquaredNorm]);
 }
 
 void finish(const Tensor& scalars, bool dynamic_loss_scale) {
@@ -46,17 +51,14 @@ void finish(const Tensor& scalars, bool dynamic_loss_scale) {
 constexpr int64_t kGrain = 1 << 14;
 
 template <class T>
-void adamw(const Hyper& h, const Tensor& scalars, const Tensor& param, const Tensor& grad, const Tensor& first,
-           const Tensor& second) {
-  const double* s = scalars.data<double>();
-  if (s[kSkip] != 0) return;
+void adamw(const Hyper& h, const double* s, const Update& u) {
   T b1 = T(h.beta1), b2 = T(h.beta2), c1 = T(1 - h.beta1), c2 = T(1 - h.beta2), eps = T(h.eps), factor = T(s[kFactor]);
-  double lr = s[kLearningRate] * h.lr_scale;
-  T decay = T(1 - lr * h.weight_decay), rate = T(lr / (1 - std::pow(h.beta1, s[kTime])));
+  double lr = s[kLearningRate] * u.lr_scale;
+  T decay = T(1 - lr * u.weight_decay), rate = T(lr / (1 - std::pow(h.beta1, s[kTime])));
   T root = T(1 / std::sqrt(1 - std::pow(h.beta2, s[kTime])));
-  T *p = param.data<T>(), *m = first.data<T>(), *v = second.data<T>();
-  const T* g = grad.data<T>();
-  core::parallel_for(param.numel(), kGrain, [=](int64_t begin, int64_t end) {
+  T *p = u.parameter.data<T>(), *m = u.first.data<T>(), *v = u.second.data<T>();
+  const T* g = u.gradient.data<T>();
+  core::parallel_for(u.parameter.numel(), kGrain, [=](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       T x = g[i] * factor;
       m[i] = b1 * m[i] + c1 * x;
@@ -67,14 +69,12 @@ void adamw(const Hyper& h, const Tensor& scalars, const Tensor& param, const Ten
 }
 
 template <class T>
-void sgd(const Hyper& h, const Tensor& scalars, const Tensor& param, const Tensor& grad, const Tensor& first) {
-  const double* s = scalars.data<double>();
-  if (s[kSkip] != 0) return;
-  double lr = s[kLearningRate] * h.lr_scale;
-  T mu = T(h.momentum), rate = T(lr), decay = T(1 - lr * h.weight_decay), factor = T(s[kFactor]);
-  T *p = param.data<T>(), *m = first.data<T>();
-  const T* g = grad.data<T>();
-  core::parallel_for(param.numel(), kGrain, [=](int64_t begin, int64_t end) {
+void sgd(const Hyper& h, const double* s, const Update& u) {
+  double lr = s[kLearningRate] * u.lr_scale;
+  T mu = T(h.momentum), rate = T(lr), decay = T(1 - lr * u.weight_decay), factor = T(s[kFactor]);
+  T *p = u.parameter.data<T>(), *m = u.first.data<T>();
+  const T* g = u.gradient.data<T>();
+  core::parallel_for(u.parameter.numel(), kGrain, [=](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       m[i] = mu * m[i] + g[i] * factor;
       p[i] = p[i] * decay - rate * m[i];
@@ -82,13 +82,23 @@ void sgd(const Hyper& h, const Tensor& scalars, const Tensor& param, const Tenso
   });
 }
 
-REGISTER_KERNEL(add_squared_norm, cpu, f32, squared_norm<float>)
-REGISTER_KERNEL(add_squared_norm, cpu, f64, squared_norm<double>)
+template <void (*update)(const Hyper&, const double*, const Update&)>
+void update_all(const Hyper& h, const Tensor& scalars, const std::vector<Update>& updates) {
+  const double* s = scalars.data<double>();
+  if (s[kSkip] != 0) return;
+  for (const Update& u : updates) {
+    update(h, s, u);
+    if (u.copy) u.copy.copy_from(u.parameter);
+  }
+}
+
+REGISTER_KERNEL(add_squared_norms, cpu, f32, squared_norms<float>)
+REGISTER_KERNEL(add_squared_norms, cpu, f64, squared_norms<double>)
 REGISTER_KERNEL(finish_norm, cpu, f64, finish)
-REGISTER_KERNEL(adamw_update, cpu, f32, adamw<float>)
-REGISTER_KERNEL(adamw_update, cpu, f64, adamw<double>)
-REGISTER_KERNEL(sgd_update, cpu, f32, sgd<float>)
-REGISTER_KERNEL(sgd_update, cpu, f64, sgd<double>)
+REGISTER_KERNEL(adamw_update, cpu, f32, update_all<adamw<float>>)
+REGISTER_KERNEL(adamw_update, cpu, f64, update_all<adamw<double>>)
+REGISTER_KERNEL(sgd_update, cpu, f32, update_all<sgd<float>>)
+REGISTER_KERNEL(sgd_update, cpu, f64, update_all<sgd<double>>)
 
 }  // namespace
 }  // namespace basis::trainers

@@ -50,7 +50,7 @@ struct TrainConfig {
   double grad_clip = 1.0;
   std::vector<std::string> frozen;
   std::string precision = "f32", recompute = "none", init_from, resume = "auto", max_wall_time, on_nonfinite = "stop",
-              cuda_graph = "false";
+              cuda_graph = "auto";
   static auto fields() {
     using T = TrainConfig;
     return std::tuple{
@@ -68,7 +68,7 @@ struct TrainConfig {
         field("resume", &T::resume, "auto: go on when the run directory holds a checkpoint", "auto|never|must"),
         field("max_wall_time", &T::max_wall_time, "stop, saving, after e.g. 90s, 30m, 2h30m"),
         field("cuda_graph", &T::cuda_graph,
-              "record a step on a GPU once and replay it (not yet tried on one); auto: where it can be",
+              "record a step on a GPU once and replay it; auto: where nothing in the step forbids it",
               "auto|true|false"),
         field("on_nonfinite", &T::on_nonfinite, "when the loss or a gradient is NaN or infinite", "stop|skip")};
   }

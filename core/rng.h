@@ -29,19 +29,31 @@ BASIS_HOST_DEVICE inline Philox4 philox(uint64_t seed, uint64_t stream, uint64_t
 // Uniform in [0, 1), 24 bits.
 BASIS_HOST_DEVICE inline float uniform_from_bits(uint32_t bits) { return float(bits >> 8) * 0x1p-24f; }
 
+// A stream's number: `stream`, plus what lies at `base` in the memory of the device that draws, where that is given. So
+// work recorded as a graph draws other numbers at each replay.
+BASIS_HOST_DEVICE inline uint64_t stream_at(uint64_t stream, const uint64_t* base) {
+  return base ? *base + stream : stream;
+}
+
 // The state of a training run's randomness: `seed` is fixed for the run, `step` advances with the optimizer step, and
 // each consumer of a step (a dropout layer in one micro-batch) takes the next stream number.
 class Generator {
  public:
   explicit Generator(uint64_t seed = 0) : seed_(seed) {}
   uint64_t seed() const { return seed_; }
-  uint64_t next_stream() { return (step_ << 20) | (consumer_++ & 0xfffff); }
+  // To be used as stream_at(next_stream(), base()).
+  uint64_t next_stream() { return (base_ ? 0 : first_stream()) | (consumer_++ & 0xfffff); }
+  uint64_t first_stream() const { return step_ << 20; }  // of this step
+  // While set, streams count from the number at this address, which must hold first_stream() when the work runs.
+  void set_base(const uint64_t* address) { base_ = address; }
+  const uint64_t* base() const { return base_; }
   void begin_step(uint64_t step) { step_ = step, consumer_ = 0; }
   uint64_t consumer() const { return consumer_; }  // saved and restored by recompute
   void set_consumer(uint64_t consumer) { consumer_ = consumer; }
 
  private:
   uint64_t seed_, step_ = 0, consumer_ = 0;
+  const uint64_t* base_ = nullptr;
 };
 
 // Host-side sequential draws from one stream, for initialisation and sampling.

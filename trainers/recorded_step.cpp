@@ -1,8 +1,27 @@
 #include "trainers/recorded_step.h"
 
+#include "core/basic/basic.h"
 #include "core/log.h"
 
 namespace basis::trainers {
+namespace {
+
+// Within its scope the generator's streams count from a number on the device.
+class StreamsFromDevice {
+ public:
+  StreamsFromDevice(core::Generator* generator, const Tensor& first) : generator_(generator) {
+    if (generator_) generator_->set_base(reinterpret_cast<const uint64_t*>(first.data<int64_t>()));
+  }
+  ~StreamsFromDevice() {
+    if (generator_) generator_->set_base(nullptr);
+  }
+  StreamsFromDevice(const StreamsFromDevice&) = delete;
+
+ private:
+  core::Generator* generator_;
+};
+
+}  // namespace
 
 Tensor RecordedStep::run(const models::Pass& pass, const StepBatch& batch) {
   if (!replay_ && !given_up_ && steps_ >= kWarmUp) record(pass, batch);
@@ -13,16 +32,15 @@ Tensor RecordedStep::run(const models::Pass& pass, const StepBatch& batch) {
     batch_[i].inputs.copy_from(host.inputs);
     batch_[i].targets.copy_from(host.targets);
   }
+  if (pass.random) core::fill(first_stream_, double(pass.random->first_stream()));
   replay_();
   return loss_;
 }
 
 Tensor RecordedStep::eager(const models::Pass& pass, const StepBatch& batch) {
-  uint64_t before = pass.random ? pass.random->consumer() : 0;
   std::vector<MicroBatch> micro;
   for (const Batch& b : batch.micro) micro.push_back(to_device(b, optimizer_.scalars().device()));
   Tensor loss = forward_backward(model_, pass, micro, batch.scored, optimizer_);
-  if (pass.random && pass.random->consumer() != before) give_up("it draws random numbers (model.dropout)");
   optimizer_.update();
   return loss;
 }
@@ -31,8 +49,10 @@ void RecordedStep::record(const models::Pass& pass, const StepBatch& batch) {
   core::Device device = optimizer_.scalars().device();
   for (const Batch& b : batch.micro) batch_.push_back(to_device(b, device));
   scored_ = batch.scored;
+  first_stream_ = Tensor::zeros({1}, core::DType::i64, device);
   try {
     replay_ = graph_recorder()(device, [this, pass] {
+      StreamsFromDevice streams(pass.random, first_stream_);
       loss_ = forward_backward(model_, pass, batch_, scored_, optimizer_);
       optimizer_.update();
     });

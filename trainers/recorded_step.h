@@ -1,9 +1,9 @@
 // A training step recorded once as a CUDA graph and replayed: the host submits one launch instead of hundreds.
 //
 // What a graph holds by value must not change from step to step. The learning rate, the update's number and the loss
-// scale lie on the device (optim/optimizer.h); the batch is copied into tensors that stay. A step that draws random
-// numbers (dropout) takes their stream by value and cannot be recorded. A step with another number of scored targets
-// than the recorded one (masked language modelling) is run as if there were no graph.
+// scale lie on the device (optim/optimizer.h), and so does the number that the random streams of a step count from
+// (core/rng.h); the batch is copied into tensors that stay. A step with another number of scored targets than the
+// recorded one (masked language modelling) is run as if there were no graph.
 #pragma once
 
 #include <functional>
@@ -46,6 +46,7 @@ class RecordedStep {
   int steps_ = 0;
   int64_t scored_ = 0;             // of the recorded step
   std::vector<MicroBatch> batch_;  // the recorded step's input
+  Tensor first_stream_;            // [1] i64 on the device: Generator::first_stream() of the step
   Tensor loss_;
   std::function<void()> replay_;
 };

@@ -22,6 +22,7 @@ ops::AttentionOptions attention_options(const MixerOptions& o, const Pass& pass)
     a.dropout = o.dropout;
     a.seed = pass.random->seed();
     a.stream = pass.random->next_stream();
+    a.base = pass.random->base();
   }
   return a;
 }

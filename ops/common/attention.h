@@ -22,6 +22,7 @@ struct AttentionOptions {
   double dropout = 0;  // on the probabilities, kept ones scaled by 1 / (1 - dropout)
   uint64_t seed = 0,
            stream = 0;  // element (b,h,i,j) takes word n % 4 of philox(seed, stream, n / 4), n its linear index
+  const uint64_t* base = nullptr;  // on q's device: added to stream
 
   AttentionOptions to(Device device) const {
     AttentionOptions o = *this;

@@ -37,7 +37,7 @@ struct Dropout {
 REGISTER_OP(Dropout)
 
 Var dropout(const Var& x, double p, core::Generator& random) {
-  return autograd::apply<Dropout>({p, random.seed(), random.next_stream()}, x);
+  return autograd::apply<Dropout>({p, random.seed(), random.next_stream(), random.base()}, x);
 }
 
 }  // namespace basis::ops

@@ -13,6 +13,7 @@ Var dropout(const Var& x, double p, core::Generator& random);
 struct DropoutOptions {
   double p = 0;
   uint64_t seed = 0, stream = 0;
+  const uint64_t* base = nullptr;  // on x's device: added to stream
 };
 inline constinit KernelTable<void(const DropoutOptions&, const Tensor& x, const Tensor& y)> dropout_kernel{"dropout"};
 

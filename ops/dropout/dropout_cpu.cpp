@@ -10,10 +10,11 @@ void dropout_cpu(const DropoutOptions& o, const Tensor& x, const Tensor& y) {
   T* out = y.data<T>();
   int64_t n = x.numel();
   float p = float(o.p);
+  uint64_t stream = core::stream_at(o.stream, o.base);
   T scale = T(1 / (1 - o.p));
   core::parallel_for((n + 3) / 4, 2048, [&](int64_t begin, int64_t end) {
     for (int64_t block = begin; block < end; ++block) {
-      core::Philox4 r = core::philox(o.seed, o.stream, uint64_t(block));
+      core::Philox4 r = core::philox(o.seed, stream, uint64_t(block));
       const uint32_t words[4] = {r.x, r.y, r.z, r.w};
       for (int64_t i = 4 * block; i < std::min(n, 4 * block + 4); ++i)
         out[i] = core::uniform_from_bits(words[i & 3]) >= p ? in[i] * scale : T(0);

@@ -49,7 +49,7 @@ struct Tile {
     if (o.dropout == 0) return;
     for (int64_t r = 0; r < rows; ++r)
       for (int64_t j = 0; j < keys; ++j)
-        p[r * kKeys + j] *= T(dropout_factor(o.dropout, o.seed, o.stream, index(r, k0 + j)));
+        p[r * kKeys + j] *= T(dropout_factor(o.dropout, o.seed, core::stream_at(o.stream, o.base), index(r, k0 + j)));
   }
 };
 

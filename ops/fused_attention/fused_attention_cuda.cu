@@ -32,6 +32,7 @@ Call make_call(const Tensor& q, const Tensor& k, const Tensor& v, const Attentio
   c.group = c.H / c.Hkv, c.scale = n.scale, c.causal = o.causal, c.window = o.window, c.sink = o.sink;
   c.key_lengths = o.key_lengths ? o.key_lengths.data<int32_t>() : nullptr;
   c.dropout = float(o.dropout), c.kept = float(1 / (1 - o.dropout)), c.seed = o.seed, c.stream = o.stream;
+  c.base = o.base;
   return c;
 }
 

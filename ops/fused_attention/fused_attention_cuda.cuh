@@ -55,6 +55,7 @@ struct Call {
   const int32_t* key_lengths;  // [B] or null
   float dropout, kept;         // kept ones are multiplied by this
   uint64_t seed, stream;
+  const uint64_t* base;  // or null: added to stream
 
   __device__ int keys(int b) const { return key_lengths ? min(max(key_lengths[b], 0), S) : S; }
   __device__ Seen seen(int keys, int i) const {
@@ -91,7 +92,8 @@ struct Call {
   // Dropout factors of the probabilities (row, j) and (row, j + 1).
   __device__ float2 factors(int64_t row, int j) const {
     uint64_t at = uint64_t(row) * uint64_t(S) + uint64_t(j);
-    Philox4 r = philox(seed, stream, at / 4);
+    uint64_t now = stream_at(stream, base);
+    Philox4 r = philox(seed, now, at / 4);
     uint32_t one, two;
     switch (at % 4) {
       case 0:
@@ -104,7 +106,7 @@ struct Call {
         one = r.z, two = r.w;
         break;
       default:
-        one = r.w, two = philox(seed, stream, at / 4 + 1).x;
+        one = r.w, two = philox(seed, now, at / 4 + 1).x;
     }
     return {uniform_from_bits(one) >= dropout ? kept : 0.0f, uniform_from_bits(two) >= dropout ? kept : 0.0f};
   }

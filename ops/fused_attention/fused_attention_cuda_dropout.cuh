@@ -17,7 +17,7 @@ __device__ __forceinline__ float factor_of(const Call& call, uint32_t bits) {
 }
 
 __device__ __forceinline__ Philox4 block_of(const Call& call, int64_t row, int j) {
-  return philox(call.seed, call.stream, (uint64_t(row) * uint64_t(call.S) + uint64_t(j)) / 4);
+  return philox(call.seed, stream_at(call.stream, call.base), (uint64_t(row) * uint64_t(call.S) + uint64_t(j)) / 4);
 }
 
 // f[e]: of row `row` + 8 (e / 2) and key k0 + 2 (lane % 4) + e % 2. row: of lse, this lane's; k0: a multiple of 8.

@@ -37,7 +37,8 @@ struct Geometry {
     return visible_keys(o.causal, o.window, o.sink, i + n.S - n.T, keys);
   }
   T factor(int64_t index) const {
-    return o.dropout > 0 ? T(dropout_factor(o.dropout, o.seed, o.stream, uint64_t(index))) : T(1);
+    return o.dropout > 0 ? T(dropout_factor(o.dropout, o.seed, core::stream_at(o.stream, o.base), uint64_t(index)))
+                         : T(1);
   }
 };
 

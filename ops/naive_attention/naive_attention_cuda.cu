@@ -18,6 +18,7 @@ struct Geometry {
   const int32_t* key_lengths;  // [B] or null
   double dropout;
   uint64_t seed, stream;
+  const uint64_t* base;
   int64_t group;  // query heads of a key head
 
   Geometry(const AttentionShape& shape, const AttentionOptions& o)
@@ -29,6 +30,7 @@ struct Geometry {
         dropout(o.dropout),
         seed(o.seed),
         stream(o.stream),
+        base(o.base),
         group(shape.H / shape.Hkv) {}
 
   // head: b H + h for queries and outputs, b Hkv + g for keys and values.
@@ -46,7 +48,7 @@ struct Geometry {
     return visible_keys(causal, window, sink, i + n.S - n.T, keys);
   }
   __device__ float factor(int64_t at) const {
-    return dropout > 0 ? dropout_factor(dropout, seed, stream, uint64_t(at)) : 1.0f;
+    return dropout > 0 ? dropout_factor(dropout, seed, stream_at(stream, base), uint64_t(at)) : 1.0f;
   }
 };
 

@@ -89,14 +89,15 @@ TEST_F(RecordedSteps, AnotherNumberOfScoredTargetsRunsWithoutTheGraph) {
   EXPECT_EQ(recordings, 1);
 }
 
-TEST_F(RecordedSteps, DropoutIsNotRecorded) {
+TEST_F(RecordedSteps, DropoutDrawsNewNumbersAtEachReplay) {
   graph_recorder() = keep;
   configs::Config c = tiny();
   c.model.dropout = 0.2;
-  EXPECT_EQ(train(c, core::cpu, true), train(c, core::cpu, false));
-  EXPECT_EQ(recordings, 0);
-  c.train.cuda_graph = "true";
-  EXPECT_THROW(train(c, core::cpu, true), core::Error);
+  for (const char* mixer : {"naive", "fused"}) {
+    c.model.attention.mixer.type = mixer;
+    EXPECT_EQ(train(c, core::cpu, true), train(c, core::cpu, false)) << mixer;
+  }
+  EXPECT_EQ(recordings, 2);
 }
 
 TEST_F(RecordedSteps, GoesOnWithoutAGraphWhereRecordingFails) {
@@ -123,12 +124,15 @@ TEST_F(RecordedSteps, AskingForAGraphWithoutAGpuIsAnError) {
 TEST_F(RecordedSteps, GpuGraphGivesTheSameBits) {
   if (core::device_count(core::DeviceType::cuda) == 0) GTEST_SKIP() << "no GPU";
   core::set_deterministic(true);
-  for (const char* precision : {"f32", "bf16"}) {
-    configs::Config c = tiny();
-    c.train.precision = precision;
-    c.train.cuda_graph = "true";  // a step that cannot be recorded fails the test
-    EXPECT_EQ(train(c, core::cuda(), true), train(c, core::cuda(), false)) << precision;
-  }
+  configs::Config c = tiny();
+  c.train.cuda_graph = "true";  // a step that cannot be recorded fails the test
+  for (const char* precision : {"f32", "bf16"})
+    for (const char* mixer : {"naive", "fused"})
+      for (double dropout : {0.0, 0.2}) {
+        c.train.precision = precision, c.model.attention.mixer.type = mixer, c.model.dropout = dropout;
+        EXPECT_EQ(train(c, core::cuda(), true), train(c, core::cuda(), false))
+            << precision << ' ' << mixer << ' ' << dropout;
+      }
 }
 
 }  // namespace

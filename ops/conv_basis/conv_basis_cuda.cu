@@ -59,7 +59,7 @@ struct Chunk {
   int64_t score_count() const { return int64_t(g.units) * g.segments * g.T; }
 };
 
-Geometry geometry_of(const ConvBasisShape& n, const ConvBasisOptions& o, Device device) {
+Geometry geometry_of(const ConvBasisShape& n, const ConvBasisOptions& o, DType dtype, Device device) {
   Geometry g{};
   int64_t L = tile_on_cuda(o, n.T, n.segments);
   g.T = int(n.T), g.H = int(n.H), g.Hkv = int(n.Hkv), g.D = int(n.D), g.Dv = int(n.Dv);
@@ -68,7 +68,7 @@ Geometry geometry_of(const ConvBasisShape& n, const ConvBasisOptions& o, Device 
   g.columns = int(ceil_div((n.Dv + 1) / 2 + 1, kColumns)) * kColumns;
   g.window = int(std::min(o.window, n.T)), g.causal = o.causal;
   g.aligned = !o.breakpoints && uniform_segment(o, n.T) % L == 0;
-  g.scale = float(n.scale);
+  g.scale = float(n.scale), g.exact = dtype == DType::f32, g.largest_ratio = largest_ratio(g.exact);
   g.key_lengths = o.key_lengths ? o.key_lengths.data<int32_t>() : nullptr;
   g.twiddles = twiddles(2 * L, device);
   return g;
@@ -76,8 +76,8 @@ Geometry geometry_of(const ConvBasisShape& n, const ConvBasisOptions& o, Device 
 
 // Calls f(chunk) for chunks of whole groups of heads, with the partition in place.
 template <class F>
-void for_chunks(const ConvBasisShape& n, const ConvBasisOptions& o, Device device, F&& f) {
-  Geometry g = geometry_of(n, o, device);
+void for_chunks(const ConvBasisShape& n, const ConvBasisOptions& o, DType dtype, Device device, F&& f) {
+  Geometry g = geometry_of(n, o, dtype, device);
   int64_t spectra = 16 * g.L * int64_t(g.aligned ? g.tiles : g.cells) * g.columns * (g.causal ? 2 : 4);
   int64_t rows = 4 * int64_t(g.T) * (4 * g.columns + 2 * g.D);
   int64_t factors = 4 * int64_t(g.segments) * g.T * 12 * (g.causal ? 1 : 2), group = n.H / n.Hkv, total = n.B * n.H;
@@ -109,6 +109,7 @@ void make_factors(Chunk& c, const T* q, const T* k) {
     t->first_lag = t->upper ? std::max(1, g.window) : g.window;
     t->scores = c.floats(c.score_count()), t->mu = c.floats(windows), t->length = c.floats(windows);
     t->spectrum = reinterpret_cast<float2*>(c.floats(2 * windows * (g.L + 1)));
+    t->scale = c.floats(int64_t(g.units) * g.cells * g.tiles);
     score_segments(g, *t, q, k, c.device);
     transform_windows(g, *t, c.device);
   }
@@ -122,7 +123,7 @@ void forward(const Tensor& q, const Tensor& k, const Tensor& v, const ConvBasisO
   ConvBasisShape n = check_conv_basis(q, k, v, options, "conv_basis_attention");
   Device device = q.device();
   const T *qp = q.data<T>(), *kp = k.data<T>(), *vp = v.data<T>();
-  for_chunks(n, options, device, [&](Chunk& c) {
+  for_chunks(n, options, q.dtype(), device, [&](Chunk& c) {
     const Geometry& g = c.g;
     if (options.rows > 0)
       return direct_rows<T>(g, nullptr, nullptr, qp, kp, vp, int(options.rows), o.data<T>(), nullptr, nullptr, device);
@@ -130,17 +131,23 @@ void forward(const Tensor& q, const Tensor& k, const Tensor& v, const ConvBasisO
     uint8_t* flags = direct.data<uint8_t>() + int64_t(g.first) * g.T;
     make_factors(c, qp, kp);
     const float* shift = c.shift.data<float>();
-    float* sums = c.floats(int64_t(g.units) * g.T * 2 * g.columns);
     float2 *cells = c.spectra(c.cell_blocks()), *tiles = c.spectra(g.tiles);
     values_to_spectra(g, vp, true, cells, device);
-    mix(g, c.lower, shift, cells, tiles, device);
-    spectra_to_rows(g, tiles, false, false, sums, device);
-    if (!g.causal) {
-      values_to_spectra(g, vp, false, tiles, device);
-      mix_transposed(g, c.upper, shift, tiles, cells, device);
-      spectra_to_rows(g, cells, true, true, sums, device);
+    mix(g, c.lower, cells, tiles, device);
+    if (g.causal && !g.window) {
+      RowResults results{l, flags, c.floats(int64_t(g.units) * g.T)};
+      normalise(g, tiles, shift, c.bound.data<float>(), results, device);
+      spectra_to_output(g, tiles, results.factor, o.data<T>(), device);
+    } else {
+      float* sums = c.floats(int64_t(g.units) * g.T * 2 * g.columns);
+      spectra_to_rows(g, tiles, false, false, sums, device);
+      if (!g.causal) {
+        values_to_spectra(g, vp, false, tiles, device);
+        mix_transposed(g, c.upper, tiles, cells, device);
+        spectra_to_rows(g, cells, true, true, sums, device);
+      }
+      finish_rows(g, sums, shift, c.bound.data<float>(), qp, kp, vp, o.data<T>(), l, flags, device);
     }
-    finish_rows(g, sums, shift, c.bound.data<float>(), qp, kp, vp, o.data<T>(), l, flags, device);
     direct_rows(g, c.lower.scores, c.upper.scores, qp, kp, vp, 0, o.data<T>(), l, flags, device);
   });
 }
@@ -151,7 +158,9 @@ void backward(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o
               const Tensor& dk, const Tensor& dv) {
   ConvBasisShape n = check_conv_basis(q, k, v, options, "conv_basis_attention");
   Device device = q.device();
-  for_chunks(n, options, device, [&](Chunk& c) {
+  bool own = options.causal && !options.window && n.H == n.Hkv;  // each gradient has one source: no f32 sums
+  if (own) core::fill(dk, 0);
+  for_chunks(n, options, q.dtype(), device, [&](Chunk& c) {
     const Geometry& g = c.g;
     int64_t positions = int64_t(g.units) * g.T;
     RowTensors<T> x{q.data<T>(),
@@ -163,41 +172,47 @@ void backward(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o
                     direct.data<uint8_t>() + int64_t(g.first) * g.T};
     make_factors(c, x.q, x.k);
     const float* shift = c.shift.data<float>();
-    RowGradients d{c.zeros(positions * g.D),
-                   c.zeros(positions * g.D),
-                   c.floats(positions * 2 * g.columns),
-                   c.floats(positions),
-                   nullptr,
-                   nullptr};
     Tensor listed = Tensor::empty({positions}, DType::i32, device),
            count = Tensor::empty({g.units}, DType::i32, device);
-    d.listed = listed.data<int32_t>(), d.count = count.data<int32_t>();
-    float* rows = c.floats(positions * 2 * g.columns);
-    gradient_rows(g, x, shift, rows, d, device);
+    RowGradients d{own ? nullptr : c.zeros(positions * g.D),
+                   own ? nullptr : c.zeros(positions * g.D),
+                   c.floats(positions * 2 * g.columns),
+                   c.floats(positions),
+                   c.floats(positions),
+                   listed.data<int32_t>(),
+                   count.data<int32_t>()};
+    gradient_rows(g, x, shift, d, device);
 
     float2 *v_cells = c.spectra(c.cell_blocks()), *x_tiles = c.spectra(g.tiles), *out = c.spectra(c.cell_blocks());
     values_to_spectra(g, x.v, true, v_cells, device);
-    rows_to_spectra(g, rows, false, x_tiles, device);
-    mix_transposed(g, c.lower, shift, x_tiles, out, device);
-    spectra_to_rows(g, out, true, false, d.dv, device);
+    gradient_to_spectra(g, x.dout, d, false, x_tiles, device);
+    mix_transposed(g, c.lower, x_tiles, out, device);
+    if (own) {
+      add_values(g, x, c.lower, nullptr, true, d, device);
+      spectra_to_value_gradient(g, out, d, dv.data<T>(), device);
+    } else {
+      spectra_to_rows(g, out, true, false, d.dv, device);
+    }
     auto gradient_of = [&](Triangle& t, const float2* cells, const float2* tiles) {
       t.sums = reinterpret_cast<float2*>(c.floats(2 * int64_t(g.units) * g.segments * g.tiles * (g.L + 1)));
       t.du = c.zeros(c.score_count()), t.du_low = c.zeros(c.score_count());
-      correlate(g, t, shift, cells, tiles, device);
+      correlate(g, t, cells, tiles, device);
       gradient_of_windows(g, t, device);
     };
     gradient_of(c.lower, v_cells, x_tiles);
     if (!g.causal) {
       float2 *x_cells = v_cells, *v_tiles = x_tiles;
-      rows_to_spectra(g, rows, true, x_cells, device);
+      gradient_to_spectra(g, x.dout, d, true, x_cells, device);
       values_to_spectra(g, x.v, false, v_tiles, device);
-      mix(g, c.upper, shift, x_cells, out, device);
+      mix(g, c.upper, x_cells, out, device);
       spectra_to_rows(g, out, false, true, d.dv, device);
       gradient_of(c.upper, x_cells, v_tiles);
     }
-    add_pairs(g, x, c.lower, c.other(), d, device);
-    spread(g, c.lower, x.q, x.k, d.dq, d.dk, device);
-    if (!g.causal) spread(g, c.upper, x.q, x.k, d.dk, d.dq, device);
+    if (!own) add_values(g, x, c.lower, c.other(), false, d, device);
+    add_scores(g, x, c.lower, c.other(), d, device);
+    if (own) return spread<T>(g, c.lower, x.q, x.k, {nullptr, nullptr, dq.data<T>(), dk.data<T>()}, device);
+    spread<T>(g, c.lower, x.q, x.k, {d.dq, d.dk}, device);
+    if (!g.causal) spread<T>(g, c.upper, x.q, x.k, {d.dk, d.dq}, device);
     collect(g, d, dq.data<T>(), dk.data<T>(), dv.data<T>(), device);
   });
 }

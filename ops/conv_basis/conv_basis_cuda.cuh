@@ -26,7 +26,8 @@ struct Geometry {
   int columns;                         // complex columns, a multiple of kColumns
   int window;
   bool causal, aligned;  // aligned: every cell is a tile
-  float scale;
+  bool exact;            // products to f32's rounding; else tf32's
+  float scale, largest_ratio;
   const int* starts;       // [u][segments], T where unused
   const int* cells_to;     // [u][tiles + 1] cells before a tile
   const Cell* cell;        // [u][cells]
@@ -73,6 +74,7 @@ struct Triangle {
   float* scores;       // [u][segments][T]
   float* mu;           // [u][segments][tiles] largest logit of a window
   float* length;       // [u][segments][tiles] sum of exp(logit - mu)
+  float* scale;        // [u][cells][tiles] exp(mu - shift) of a cell's window into a tile, 0 where there is none
   float2* spectrum;    // [u][L + 1][segments][tiles]
   float2* sums;        // backward: the correlations, as `spectrum`
   float *du, *du_low;  // backward: [u][segments][T] from a window's lags >= and < its middle
@@ -83,7 +85,9 @@ inline int fft_threads(const Geometry& g) {
   return std::clamp((1 << g.log) / 16 * kColumns, 32, g.log <= 11 ? 256 : 512);
 }
 
-inline constexpr float kLargestRatio = 100;  // see factors_cpu.h
+// A row goes through the FFT when what its tile moves is at most this many times its own mass (factors_cpu.h). With
+// products in tf32 channels of a row err by 2^-12 of their tile's root mean square.
+inline float largest_ratio(bool exact) { return exact ? 100.0f : 32.0f; }
 
 // conv_basis_cuda_windows.cu
 void build_partition(const Geometry& g, const int* given, int given_count, int spacing, int* starts, int* cells_to,
@@ -91,23 +95,52 @@ void build_partition(const Geometry& g, const int* given, int given_count, int s
 template <class T>
 void score_segments(const Geometry& g, const Triangle& t, const T* q, const T* k, Device device);
 void transform_windows(const Geometry& g, const Triangle& t, Device device);
+// The shift belongs to tiles of rows: targets of the lower triangle, sources of the upper one. Also fills `scale`.
 void choose_shift(const Geometry& g, const Triangle& lower, const Triangle* upper, float* shift, float* bound,
                   Device device);
 void gradient_of_windows(const Geometry& g, const Triangle& t, Device device);
 
-// conv_basis_cuda_mix.cu: products by frequency. `shift` belongs to tiles of rows: targets of the lower triangle,
-// sources of the upper one.
-void mix(const Geometry& g, const Triangle& t, const float* shift, const float2* cells, float2* tiles, Device device);
-void mix_transposed(const Geometry& g, const Triangle& t, const float* shift, const float2* tiles, float2* cells,
-                    Device device);
-void correlate(const Geometry& g, const Triangle& t, const float* shift, const float2* cells, const float2* tiles,
-               Device device);
+// conv_basis_cuda_mix.cu, conv_basis_cuda_correlate.cu: products by frequency.
+void mix(const Geometry& g, const Triangle& t, const float2* cells, float2* tiles, Device device);
+void mix_transposed(const Geometry& g, const Triangle& t, const float2* tiles, float2* cells, Device device);
+void correlate(const Geometry& g, const Triangle& t, const float2* cells, const float2* tiles, Device device);
 
-// conv_basis_cuda_spectra.cu: rows [u][T][2 columns] f32, or the values themselves.
+struct RowResults {  // [u][T]
+  float* lse;
+  uint8_t* direct;
+  float* factor;
+};
+template <class T>
+struct RowTensors {  // [B,T,heads,channels]
+  const T *q, *k, *v, *o, *dout;
+  const float* lse;       // [u][T]
+  const uint8_t* direct;  // [u][T]
+};
+struct RowGradients {
+  float *dq, *dk, *dv;  // [u][T][D], [u][T][D], [u][T][2 columns]
+  float* delta;         // [u][T] <do, o>
+  float* factor;        // [u][T] 1 / Dn at the tile's shift, 0 for rows done directly
+  int* listed;          // [u][T] the rows done directly, ascending
+  int* count;           // [u] how many
+};
+
+// conv_basis_cuda_spectra.cu
 template <class T>
 void values_to_spectra(const Geometry& g, const T* v, bool by_cell, float2* spectra, Device device);
-void rows_to_spectra(const Geometry& g, const float* rows, bool by_cell, float2* spectra, Device device);
+// Rows of the gradient: factor (do, -delta).
+template <class T>
+void gradient_to_spectra(const Geometry& g, const T* dout, const RowGradients& d, bool by_cell, float2* spectra,
+                         Device device);
+// f32 rows [u][T][2 columns].
 void spectra_to_rows(const Geometry& g, const float2* spectra, bool by_cell, bool add, float* rows, Device device);
+// Causal attention without a window: the results of each row, then o of the rows that go through the FFT.
+void normalise(const Geometry& g, const float2* spectra, const float* shift, const float* bound, const RowResults& out,
+               Device device);
+template <class T>
+void spectra_to_output(const Geometry& g, const float2* spectra, const float* factor, T* o, Device device);
+// dv where each head has its own values, with d.dv added up to the last row listed.
+template <class T>
+void spectra_to_value_gradient(const Geometry& g, const float2* spectra, const RowGradients& d, T* dv, Device device);
 
 // conv_basis_cuda_rows.cu
 // From the sums [u][T][2 columns] of the FFT and the near keys: o, lse, and which rows must be done directly.
@@ -119,30 +152,27 @@ template <class T>
 void direct_rows(const Geometry& g, const float* low, const float* up, const T* q, const T* k, const T* v, int rows,
                  T* o, float* lse, const uint8_t* direct, Device device);
 
+// conv_basis_cuda_pairs.cu
+// delta, factor and the list.
+template <class T>
+void gradient_rows(const Geometry& g, const RowTensors<T>& x, const float* shift, const RowGradients& d, Device device);
+// Add the pairs that did not go through the FFT: to dv (fresh: it holds nothing yet) and dk; to dq and du.
+template <class T>
+void add_values(const Geometry& g, const RowTensors<T>& x, const Triangle& lower, const Triangle* upper, bool fresh,
+                const RowGradients& d, Device device);
+template <class T>
+void add_scores(const Geometry& g, const RowTensors<T>& x, const Triangle& lower, const Triangle* upper,
+                const RowGradients& d, Device device);
 // conv_basis_cuda_gradient.cu
+// Adds scale du^T y[s] to `into` at every position, and scale du x to `at` at the breakpoints, x the positions' rows;
+// or writes them to `values_into` and `values_at`, which have q's layout.
 template <class T>
-struct RowTensors {  // [B,T,heads,channels]
-  const T *q, *k, *v, *o, *dout;
-  const float* lse;       // [u][T]
-  const uint8_t* direct;  // [u][T]
+struct Spread {
+  float *into = nullptr, *at = nullptr;
+  T *values_into = nullptr, *values_at = nullptr;
 };
-struct RowGradients {
-  float *dq, *dk, *dv;  // [u][T][D], [u][T][D], [u][T][2 columns]
-  float* delta;         // [u][T] <do, o>
-  int* listed;          // [u][T] the rows done directly, ascending
-  int* count;           // [u] how many
-};
-// rows [u][T][2 columns] = do / Dn and -delta / Dn at the tile's shift, 0 for direct rows; delta; the list.
 template <class T>
-void gradient_rows(const Geometry& g, const RowTensors<T>& x, const float* shift, float* rows, const RowGradients& d,
-                   Device device);
-// Adds the pairs that did not go through the FFT to dq, dk, dv and du.
-template <class T>
-void add_pairs(const Geometry& g, const RowTensors<T>& x, const Triangle& lower, const Triangle* upper,
-               const RowGradients& d, Device device);
-// Adds scale du^T y[s] to `into` at every position, and scale du x to `at` at the breakpoints. x: the positions' rows.
-template <class T>
-void spread(const Geometry& g, const Triangle& t, const T* q, const T* k, float* into, float* at, Device device);
+void spread(const Geometry& g, const Triangle& t, const T* q, const T* k, const Spread<T>& to, Device device);
 // Sums the heads of each group: dq (groups of one), dk, dv in their own dtype.
 template <class T>
 void collect(const Geometry& g, const RowGradients& d, T* dq, T* dk, T* dv, Device device);

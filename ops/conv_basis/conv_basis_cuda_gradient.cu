@@ -1,5 +1,4 @@
-// Rows of the backward, and the pairs that do not go through the FFT: near ones, and all of a row done directly. Every
-// sum has one owner (a key, a query or a lag), so that no order depends on timing.
+// From the gradient of the scores at the breakpoints to dq and dk, and the gradients in their own dtype.
 #include "ops/conv_basis/conv_basis_cuda.cuh"
 
 namespace basis::ops::conv_cuda {
@@ -7,195 +6,142 @@ namespace {
 
 constexpr int kThreads = 128, kWarps = kThreads / 32, kPositions = 512, kSegments = 16;
 
-template <class T>
-__device__ float warp_dot(const T* x, const T* y, int n) {
-  float sum = 0;
-  for (int d = threadIdx.x % 32; d < n; d += 32) sum += widen(x[d]) * widen(y[d]);
-  return warp_reduce<Sum>(sum);
-}
-
-// The row of a warp among [u][T], or -1.
-__device__ int64_t warp_row(const Geometry& g) {
-  int64_t row = int64_t(blockIdx.x) * kWarps + threadIdx.x / 32;
-  return row < int64_t(g.units) * g.T ? row : -1;
-}
-
-template <class T>
-__global__ void rows_kernel(Geometry g, RowTensors<T> x, const float* shift, float* rows, RowGradients out) {
-  int64_t row = warp_row(g);
-  if (row < 0) return;
-  int u = int(row / g.T), i = int(row % g.T), lane = threadIdx.x % 32, ones = 2 * ((g.Dv + 1) / 2);
-  const T* dout = x.dout + g.output(u, i);
-  float delta = warp_dot(dout, x.o + g.output(u, i), g.Dv), l = x.lse[row];
-  bool through = !x.direct[row] && l > -INFINITY;
-  float inverse = through ? expf(shift[int64_t(u) * g.tiles + i / g.L] - l) : 0.0f;
-  if (lane == 0) out.delta[row] = delta;
-  for (int c = lane; c < 2 * g.columns; c += 32)
-    rows[row * 2 * g.columns + c] = !through    ? 0.0f
-                                    : c < g.Dv  ? inverse * widen(dout[c])
-                                    : c == ones ? -inverse * delta
-                                                : 0.0f;
-}
-
-// A block per head.
-__global__ void list_kernel(Geometry g, const uint8_t* direct, int* listed, int* count) {
-  __shared__ int warp_count[32], base;
-  int u = blockIdx.x, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  if (threadIdx.x == 0) base = 0;
-  for (int first = 0; first < g.T; first += blockDim.x) {
-    int i = first + threadIdx.x;
-    bool on = i < g.T && direct[int64_t(u) * g.T + i];
-    unsigned mask = __ballot_sync(0xffffffffu, on);
-    __syncthreads();
-    if (lane == 0) warp_count[warp] = __popc(mask);
-    __syncthreads();
-    int before = base + __popc(mask & ((1u << lane) - 1));
-    for (int w = 0; w < warp; ++w) before += warp_count[w];
-    if (on) listed[int64_t(u) * g.T + before] = i;
-    __syncthreads();
-    if (threadIdx.x == blockDim.x - 1) base = before + on;
-  }
-  __syncthreads();
-  if (threadIdx.x == 0) count[u] = base;
-}
-
-// One pair (i, j) of a warp.
-template <class T>
-struct Pairs {
-  const Geometry& g;
-  const RowTensors<T>& x;
-  const float *low, *up;
-  int u;
-  __device__ float probability(int i, int j, float l) const {
-    if (g.near(i, j)) return expf(g.scale * warp_dot(x.q + g.query(u, i), x.k + g.key(u, j), g.D) - l);
-    int r = g.segment_of(u, j <= i ? j : i);
-    return expf((j <= i ? low : up)[g.score_row(u, r) + g.start(u, r) + abs(i - j)] - l);
-  }
-  __device__ float gradient(int i, int j, float p, float delta) const {
-    return p * (warp_dot(x.dout + g.output(u, i), x.v + g.value(u, j), g.Dv) - delta);
-  }
-};
-
-template <class T>
-__global__ void by_key_kernel(Geometry g, RowTensors<T> x, const float* low, const float* up, RowGradients out) {
-  int64_t row = warp_row(g);
-  if (row < 0) return;
-  int u = int(row / g.T), j = int(row % g.T), lane = threadIdx.x % 32;
-  if (j >= g.keys(u)) return;
-  Pairs<T> pairs{g, x, low, up, u};
-  float *dv = out.dv + row * 2 * g.columns, *dk = out.dk + row * g.D;
-  auto add_value = [&](int i, float p) {
-    const T* dout = x.dout + g.output(u, i);
-    for (int d = lane; d < g.Dv; d += 32) dv[d] += p * widen(dout[d]);
-  };
-  for (int i = g.causal ? j : max(0, j - g.window + 1); i < min(g.T, j + g.window); ++i) {
-    float p = pairs.probability(i, j, x.lse[int64_t(u) * g.T + i]);
-    float ds = g.scale * pairs.gradient(i, j, p, out.delta[int64_t(u) * g.T + i]);
-    add_value(i, p);
-    for (int d = lane; d < g.D; d += 32) dk[d] += ds * widen(x.q[g.query(u, i) + d]);
-  }
-  for (int n = out.count[u] - 1; n >= 0; --n) {
-    int i = out.listed[int64_t(u) * g.T + n];
-    if (g.causal && i < j) break;
-    if (!g.near(i, j)) add_value(i, pairs.probability(i, j, x.lse[int64_t(u) * g.T + i]));
+// du[r][p] of both halves of the windows, for `Count` positions from p0 on and segments [r0, r0 + 16), into shared
+// memory [16][Count] or, transposed, [Count][16].
+template <int Count, bool Transposed>
+__device__ __forceinline__ void load_du(const Geometry& g, const Triangle& t, int u, int r0, int p0, float* du) {
+  for (int i = threadIdx.x; i < kSegments * Count; i += kThreads) {
+    int r = i / Count, p = i % Count;
+    bool in = r0 + r < g.segments && p0 + p < g.T && g.start(u, r0 + r) <= p0 + p;
+    int64_t at = g.score_row(u, r0 + r) + p0 + p;
+    du[Transposed ? p * kSegments + r : i] = in ? t.du[at] + t.du_low[at] : 0.0f;
   }
 }
 
+// A pair of channels, the second one 0 beyond D.
 template <class T>
-__global__ void by_query_kernel(Geometry g, RowTensors<T> x, RowGradients out) {
-  int64_t row = warp_row(g);
-  if (row < 0) return;
-  int u = int(row / g.T), i = int(row % g.T), lane = threadIdx.x % 32;
-  Pairs<T> pairs{g, x, nullptr, nullptr, u};
-  float l = x.lse[row], delta = out.delta[row];
-  for (int j = max(0, i - g.window + 1); j < min(g.last_key(u, i), i + g.window); ++j) {
-    float ds = g.scale * pairs.gradient(i, j, pairs.probability(i, j, l), delta);
-    for (int d = lane; d < g.D; d += 32) out.dq[row * g.D + d] += ds * widen(x.k[g.key(u, j) + d]);
-  }
+__device__ __forceinline__ float2 channels(const T* row, int d, int D) {
+  return {d < D ? widen(row[d]) : 0.0f, d + 1 < D ? widen(row[d + 1]) : 0.0f};
 }
 
+// into[p] += scale sum_r du[r][p] y[s_r]; or values[p] = that, in the tensors' own layout and dtype. A block per 64
+// positions, 16 a warp; a lane has two channels of each.
+constexpr int kSpread = 64;
 template <class T>
-__global__ void by_lag_kernel(Geometry g, RowTensors<T> x, Triangle lower, Triangle upper, RowGradients out) {
-  int64_t row = warp_row(g);
-  if (row < 0) return;
-  int u = int(row / g.T), lag = int(row % g.T), keys = g.keys(u);
-  if (lag < g.window) return;
-  Pairs<T> pairs{g, x, lower.scores, upper.scores, u};
-  auto add = [&](const Triangle& t, int i, int j) {
-    float l = x.lse[int64_t(u) * g.T + i];
-    float ds = pairs.gradient(i, j, pairs.probability(i, j, l), out.delta[int64_t(u) * g.T + i]);
-    int r = g.segment_of(u, j <= i ? j : i);
-    if (threadIdx.x % 32 == 0) t.du[g.score_row(u, r) + g.start(u, r) + lag] += ds;
-  };
-  for (int n = out.count[u] - 1; n >= 0; --n) {
-    int i = out.listed[int64_t(u) * g.T + n];
-    if (g.causal && i < lag) break;
-    if (i - lag >= 0 && i - lag < keys) add(lower, i, i - lag);
-    if (!g.causal && lag > 0 && i + lag < keys) add(upper, i, i + lag);
-  }
-}
-
-// into[p] += scale sum_r du[r][p] y[s_r], a block per 64 positions.
-template <class T>
-__global__ void spread_kernel(Geometry g, Triangle t, const T* y, float* into) {
-  extern __shared__ float shared[];
-  float *du = shared, *at = shared + kSegments * 64;  // [16][64], [16][D]
-  int u = blockIdx.y, p0 = blockIdx.x * 64, lane = threadIdx.x % 32;
-  for (int r0 = 0; r0 < g.segments && g.start(u, r0) < min(g.T, p0 + 64); r0 += kSegments) {
-    __syncthreads();
-    for (int i = threadIdx.x; i < kSegments * 64; i += kThreads) {
-      int r = r0 + i / 64, p = p0 + i % 64;
-      bool in = r < g.segments && p < g.T;
-      du[i] = in ? t.du[g.score_row(u, r) + p] + t.du_low[g.score_row(u, r) + p] : 0.0f;
-    }
-    for (int i = threadIdx.x; i < kSegments * g.D; i += kThreads) {
-      int r = r0 + i / g.D, s = r < g.segments ? g.start(u, r) : g.T;
-      at[i] = s < g.T ? widen(y[(t.upper ? g.query(u, s) : g.key(u, s)) + i % g.D]) : 0.0f;
-    }
-    __syncthreads();
-    for (int p = threadIdx.x / 32; p < min(64, g.T - p0); p += kWarps)
-      for (int d = lane; d < g.D; d += 32) {
-        float sum = 0;
-#pragma unroll
-        for (int r = 0; r < kSegments; ++r) sum += du[r * 64 + p] * at[r * g.D + d];
-        into[(int64_t(u) * g.T + p0 + p) * g.D + d] += g.scale * sum;
+__global__ void __launch_bounds__(kThreads) spread_kernel(Geometry g, Triangle t, const T* y, float* into, T* values) {
+  __shared__ __align__(16) float du[kSegments * kSpread];
+  __shared__ __align__(16) float2 at[kSegments * 32];
+  constexpr int own = kSpread / kWarps;
+  int u = blockIdx.y, p0 = blockIdx.x * kSpread, lane = threadIdx.x % 32, first = threadIdx.x / 32 * own;
+  for (int d0 = 0; d0 < g.D; d0 += 64) {
+    float2 sum[own] = {};
+    int d = d0 + 2 * lane;
+    for (int r0 = 0; r0 < g.segments && g.start(u, r0) < min(g.T, p0 + kSpread); r0 += kSegments) {
+      __syncthreads();
+      load_du<kSpread, false>(g, t, u, r0, p0, du);
+      for (int i = threadIdx.x; i < kSegments * 32; i += kThreads) {
+        int r = r0 + i / 32, s = r < g.segments ? g.start(u, r) : g.T;
+        at[i] = s < g.T ? channels(y + (t.upper ? g.query(u, s) : g.key(u, s)), d0 + 2 * (i % 32), g.D) : float2{0, 0};
       }
-  }
-}
-
-// partial[u][chunk][r][d] = sum over a chunk of positions of du[r][p] x[p][d].
-template <class T>
-__global__ void breakpoint_kernel(Geometry g, Triangle t, const T* x, float* partial) {
-  __shared__ float du[kSegments][kPositions];
-  int u = blockIdx.z, r0 = blockIdx.y * kSegments, p0 = blockIdx.x * kPositions, count = min(kPositions, g.T - p0);
-  for (int i = threadIdx.x; i < kSegments * kPositions; i += kThreads) {
-    int r = r0 + i / kPositions, p = p0 + i % kPositions;
-    bool in = r < g.segments && p < g.T;
-    du[i / kPositions][i % kPositions] = in ? t.du[g.score_row(u, r) + p] + t.du_low[g.score_row(u, r) + p] : 0.0f;
-  }
-  __syncthreads();
-  for (int d = threadIdx.x % 32; d < g.D; d += 32) {
-    float sum[kSegments / kWarps] = {};
-    int first = threadIdx.x / 32 * (kSegments / kWarps);
-    for (int p = 0; p < count; ++p) {
-      float value = widen(x[(t.upper ? g.key(u, p0 + p) : g.query(u, p0 + p)) + d]);
+      __syncthreads();
+      for (int r = 0; r < kSegments; ++r) {
+        float2 a = at[r * 32 + lane];
 #pragma unroll
-      for (int i = 0; i < kSegments / kWarps; ++i) sum[i] += du[first + i][p] * value;
+        for (int n = 0; n < own; n += 4) {
+          float4 by = *reinterpret_cast<const float4*>(&du[r * kSpread + first + n]);
+          sum[n].x += by.x * a.x, sum[n].y += by.x * a.y, sum[n + 1].x += by.y * a.x, sum[n + 1].y += by.y * a.y;
+          sum[n + 2].x += by.z * a.x, sum[n + 2].y += by.z * a.y, sum[n + 3].x += by.w * a.x;
+          sum[n + 3].y += by.w * a.y;
+        }
+      }
     }
-    for (int i = 0; i < kSegments / kWarps; ++i)
-      if (r0 + first + i < g.segments)
-        partial[((int64_t(u) * gridDim.x + blockIdx.x) * g.segments + r0 + first + i) * g.D + d] = sum[i];
+#pragma unroll
+    for (int n = 0; n < own; ++n) {
+      int p = p0 + first + n;
+      if (p >= g.T || d >= g.D) continue;
+      if (values) {
+        T* out = values + g.query(u, p) + d;
+        out[0] = device_convert<T>(g.scale * sum[n].x);
+        if (d + 1 < g.D) out[1] = device_convert<T>(g.scale * sum[n].y);
+      } else {
+        float* out = into + (int64_t(u) * g.T + p) * g.D + d;
+        out[0] += g.scale * sum[n].x;
+        if (d + 1 < g.D) out[1] += g.scale * sum[n].y;
+      }
+    }
   }
 }
 
-// at[s_r] += scale sum over chunks; a block per segment and head.
-__global__ void breakpoint_sum_kernel(Geometry g, const float* partial, int chunks, float* at) {
-  int r = blockIdx.x, u = blockIdx.y, s = g.start(u, r);
+// partial[u][chunk][r][d] = sum over a chunk of positions of du[r][p] x[p][d]. A warp takes every fourth position, a
+// lane two channels of all 16 segments.
+template <class T>
+__global__ void __launch_bounds__(kThreads) breakpoint_kernel(Geometry g, Triangle t, const T* x, float* partial) {
+  __shared__ __align__(16) float du[kPositions * kSegments];  // [positions][16]; then the warps' sums
+  int u = blockIdx.z, r0 = blockIdx.y * kSegments, p0 = blockIdx.x * kPositions, count = min(kPositions, g.T - p0);
+  int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  if (g.start(u, r0) >= p0 + count) {  // none has begun
+    for (int i = threadIdx.x; i < min(kSegments, g.segments - r0) * g.D; i += kThreads)
+      partial[((int64_t(u) * gridDim.x + blockIdx.x) * g.segments + r0) * g.D + i] = 0;
+    return;
+  }
+  for (int d0 = 0; d0 < g.D; d0 += 64) {
+    __syncthreads();
+    load_du<kPositions, true>(g, t, u, r0, p0, du);
+    __syncthreads();
+    float2 sum[kSegments] = {};
+#pragma unroll 4
+    for (int p = warp; p < count; p += kWarps) {
+      float2 a = channels(x + (t.upper ? g.key(u, p0 + p) : g.query(u, p0 + p)), d0 + 2 * lane, g.D);
+#pragma unroll
+      for (int r = 0; r < kSegments; r += 4) {
+        float4 by = *reinterpret_cast<const float4*>(&du[p * kSegments + r]);
+        sum[r].x += by.x * a.x, sum[r].y += by.x * a.y, sum[r + 1].x += by.y * a.x, sum[r + 1].y += by.y * a.y;
+        sum[r + 2].x += by.z * a.x, sum[r + 2].y += by.z * a.y, sum[r + 3].x += by.w * a.x;
+        sum[r + 3].y += by.w * a.y;
+      }
+    }
+    __syncthreads();
+    float2* sums = reinterpret_cast<float2*>(du);  // [warps][16][32]
+    static_assert(2 * kWarps * 32 <= kPositions);
+#pragma unroll
+    for (int r = 0; r < kSegments; ++r) sums[(warp * kSegments + r) * 32 + lane] = sum[r];
+    __syncthreads();
+    for (int i = threadIdx.x; i < kSegments * 32; i += kThreads) {
+      int r = r0 + i / 32, d = d0 + 2 * (i % 32);
+      float2 total{0, 0};
+      for (int w = 0; w < kWarps; ++w) {
+        float2 one = sums[w * kSegments * 32 + i];
+        total.x += one.x, total.y += one.y;
+      }
+      if (r >= g.segments || d >= g.D) continue;
+      float* out = partial + ((int64_t(u) * gridDim.x + blockIdx.x) * g.segments + r) * g.D + d;
+      out[0] = total.x;
+      if (d + 1 < g.D) out[1] = total.y;
+    }
+  }
+}
+
+// at[s_r] += scale sum over chunks; or values[s_r] = that. A block per segment and head.
+template <class T>
+__global__ void breakpoint_sum_kernel(Geometry g, const float* partial, int chunks, float* at, T* values) {
+  __shared__ float sums[kThreads];
+  int r = blockIdx.x, u = blockIdx.y, s = g.start(u, r), slices = kThreads / 32, slice = threadIdx.x / 32;
   if (s >= g.T) return;
-  for (int d = threadIdx.x; d < g.D; d += blockDim.x) {
+  for (int d0 = 0; d0 < g.D; d0 += 32) {
+    int d = d0 + threadIdx.x % 32;
     float sum = 0;
-    for (int c = 0; c < chunks; ++c) sum += partial[((int64_t(u) * chunks + c) * g.segments + r) * g.D + d];
-    at[(int64_t(u) * g.T + s) * g.D + d] += g.scale * sum;
+#pragma unroll 4
+    for (int c = s / kPositions + slice; c < chunks; c += slices)
+      sum += d < g.D ? partial[((int64_t(u) * chunks + c) * g.segments + r) * g.D + d] : 0.0f;
+    __syncthreads();
+    sums[threadIdx.x] = sum;
+    __syncthreads();
+    if (slice || d >= g.D) continue;
+    for (int i = 1; i < slices; ++i) sum += sums[i * 32 + threadIdx.x];
+    if (values)
+      values[g.key(u, s) + d] = device_convert<T>(g.scale * sum);
+    else
+      at[(int64_t(u) * g.T + s) * g.D + d] += g.scale * sum;
   }
 }
 
@@ -213,38 +159,19 @@ __global__ void collect_kernel(Geometry g, const float* in, int stride, int chan
   });
 }
 
-int64_t warp_blocks(const Geometry& g) { return ceil_div(int64_t(g.units) * g.T, kWarps); }
-
 }  // namespace
 
 template <class T>
-void gradient_rows(const Geometry& g, const RowTensors<T>& x, const float* shift, float* rows, const RowGradients& d,
-                   Device device) {
-  launch(rows_kernel<T>, device, warp_blocks(g), kThreads, g, x, shift, rows, d);
-  launch(list_kernel, device, g.units, 1024, g, x.direct, d.listed, d.count);
-}
-
-template <class T>
-void add_pairs(const Geometry& g, const RowTensors<T>& x, const Triangle& lower, const Triangle* upper,
-               const RowGradients& d, Device device) {
-  const Triangle& other = upper ? *upper : lower;
-  launch(by_key_kernel<T>, device, warp_blocks(g), kThreads, g, x, lower.scores, other.scores, d);
-  if (g.window > 0) launch(by_query_kernel<T>, device, warp_blocks(g), kThreads, g, x, d);
-  launch(by_lag_kernel<T>, device, warp_blocks(g), kThreads, g, x, lower, other, d);
-}
-
-template <class T>
-void spread(const Geometry& g, const Triangle& t, const T* q, const T* k, float* into, float* at, Device device) {
-  size_t shared = sizeof(float) * size_t(kSegments * (64 + g.D));
-  launch_shared(spread_kernel<T>, device, dim3(unsigned(ceil_div(g.T, 64)), unsigned(g.units)), kThreads, shared, g, t,
-                t.upper ? q : k, into);
+void spread(const Geometry& g, const Triangle& t, const T* q, const T* k, const Spread<T>& to, Device device) {
+  launch_shared(spread_kernel<T>, device, dim3(unsigned(ceil_div(g.T, kSpread)), unsigned(g.units)), kThreads, 0, g, t,
+                t.upper ? q : k, to.into, to.values_into);
   int chunks = int(ceil_div(g.T, kPositions));
   Tensor partial = Tensor::empty({g.units, chunks, g.segments, g.D}, DType::f32, device);
   launch_shared(breakpoint_kernel<T>, device,
                 dim3(unsigned(chunks), unsigned(ceil_div(g.segments, kSegments)), unsigned(g.units)), kThreads, 0, g, t,
                 t.upper ? k : q, partial.data<float>());
-  launch_shared(breakpoint_sum_kernel, device, dim3(unsigned(g.segments), unsigned(g.units)), 64, 0, g,
-                partial.data<float>(), chunks, at);
+  launch_shared(breakpoint_sum_kernel<T>, device, dim3(unsigned(g.segments), unsigned(g.units)), kThreads, 0, g,
+                partial.data<float>(), chunks, to.at, to.values_at);
 }
 
 template <class T>
@@ -259,22 +186,12 @@ void collect(const Geometry& g, const RowGradients& d, T* dq, T* dk, T* dv, Devi
   run(d.dv, 2 * g.columns, g.Dv, group, true, dv);
 }
 
-template void gradient_rows(const Geometry&, const RowTensors<float>&, const float*, float*, const RowGradients&,
-                            Device);
-template void add_pairs(const Geometry&, const RowTensors<float>&, const Triangle&, const Triangle*,
-                        const RowGradients&, Device);
-template void spread(const Geometry&, const Triangle&, const float*, const float*, float*, float*, Device);
-template void collect(const Geometry&, const RowGradients&, float*, float*, float*, Device);
-template void gradient_rows(const Geometry&, const RowTensors<bf16>&, const float*, float*, const RowGradients&,
-                            Device);
-template void add_pairs(const Geometry&, const RowTensors<bf16>&, const Triangle&, const Triangle*, const RowGradients&,
-                        Device);
-template void spread(const Geometry&, const Triangle&, const bf16*, const bf16*, float*, float*, Device);
-template void collect(const Geometry&, const RowGradients&, bf16*, bf16*, bf16*, Device);
-template void gradient_rows(const Geometry&, const RowTensors<f16>&, const float*, float*, const RowGradients&, Device);
-template void add_pairs(const Geometry&, const RowTensors<f16>&, const Triangle&, const Triangle*, const RowGradients&,
-                        Device);
-template void spread(const Geometry&, const Triangle&, const f16*, const f16*, float*, float*, Device);
-template void collect(const Geometry&, const RowGradients&, f16*, f16*, f16*, Device);
+#define INSTANTIATE(T)                                                                                  \
+  template void spread(const Geometry&, const Triangle&, const T*, const T*, const Spread<T>&, Device); \
+  template void collect(const Geometry&, const RowGradients&, T*, T*, T*, Device);
+INSTANTIATE(float)
+INSTANTIATE(bf16)
+INSTANTIATE(f16)
+#undef INSTANTIATE
 
 }  // namespace basis::ops::conv_cuda

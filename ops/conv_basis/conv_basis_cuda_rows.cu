@@ -31,7 +31,7 @@ __global__ void finish_kernel(Geometry g, const float* sums, const float* shift,
   for (int j = low + lane; j < high; j += 32) sum += expf(g.scale * dot(query, k + g.key(u, j), g.D) - top);
   sum = warp_reduce<Sum>(sum) + far * num[ones];
   float l = top + logf(sum);
-  bool done = far * bound[int64_t(u) * g.tiles + tile] <= kLargestRatio * sum && isfinite(l);
+  bool done = far * bound[int64_t(u) * g.tiles + tile] <= g.largest_ratio * sum && isfinite(l);
   if (lane == 0) lse[row] = l, direct[row] = !done;
   if (!done) return;
   T* out = o + g.output(u, i);
@@ -50,16 +50,23 @@ __global__ void finish_kernel(Geometry g, const float* sums, const float* shift,
   }
 }
 
-// Blocks of 64 rows; one row at a time, 128 keys at a time, with a running maximum.
+// Each block looks at up to 64 rows far apart, since rows to be done lie close together; one row at a time, 128 keys at
+// a time, with a running maximum.
 constexpr int kRowsOfBlock = 64, kWidest = 4;
 template <class T>
 __global__ void direct_kernel(Geometry g, const float* low, const float* up, const T* q, const T* k, const T* v,
                               int rows, T* o, float* lse, const uint8_t* direct) {
   __shared__ float p[kThreads];
-  int u = blockIdx.y, begin = rows ? g.T - rows + blockIdx.x : blockIdx.x * kRowsOfBlock;
-  int stop = rows ? begin + 1 : min(g.T, begin + kRowsOfBlock);
-  for (int i = begin; i < stop; ++i) {
-    if (!rows && !direct[int64_t(u) * g.T + i]) continue;
+  __shared__ bool flagged[kRowsOfBlock];
+  int u = blockIdx.y, begin = rows ? g.T - rows + blockIdx.x : blockIdx.x, step = gridDim.x;
+  if (threadIdx.x < kRowsOfBlock) {
+    int64_t i = begin + int64_t(threadIdx.x) * step;
+    flagged[threadIdx.x] = rows ? threadIdx.x == 0 : i < g.T && direct[int64_t(u) * g.T + i];
+  }
+  __syncthreads();
+  for (int n = 0; n < kRowsOfBlock; ++n) {
+    if (!flagged[n]) continue;
+    int i = begin + n * step;
     int end = g.last_key(u, i), row_segment = g.causal ? 0 : g.segment_of(u, i);
     int64_t at =
         rows ? ((int64_t(g.batch(u)) * rows + i - begin + blockIdx.x) * g.H + g.head(u)) * g.Dv : g.output(u, i);

@@ -4,6 +4,8 @@
 namespace basis::ops::conv_cuda {
 namespace {
 
+using F = TileFft<kColumns>;
+
 // Block `b` of a head: positions [begin, end) of the tile that starts at `origin`; none for an unused cell.
 struct Span {
   int origin, begin, end;
@@ -21,86 +23,189 @@ struct Span {
   }
 };
 
-// load(u, i, column): the complex value of position i.
-template <class Load>
-__device__ void to_spectra(const Geometry& g, bool by_cell, float2* spectra, Load&& load) {
+// Pairs of neighbouring channels as complex numbers. Even: they may be read and written together.
+template <bool Even, class T>
+__device__ __forceinline__ float2 load_pair(const T* p, bool both) {
+  if constexpr (Even) {
+    Vec<T, 2> pair = load_vec<2>(p);
+    return {widen(pair.v[0]), widen(pair.v[1])};
+  } else {
+    return {widen(p[0]), both ? widen(p[1]) : 0.0f};
+  }
+}
+template <bool Even, class T>
+__device__ __forceinline__ void store_pair(T* p, float2 x, bool both) {
+  if constexpr (Even) {
+    store_vec<2>(p, Vec<T, 2>{device_convert<T>(x.x), device_convert<T>(x.y)});
+  } else {
+    p[0] = device_convert<T>(x.x);
+    if (both) p[1] = device_convert<T>(x.y);
+  }
+}
+
+// Values and the normaliser's ones; or, with `factor`, rows of the gradient: factor (do, -delta).
+template <bool Even, bool Gradient, class T>
+__global__ void __maxnreg__(80) to_spectra_kernel(Geometry g, const T* rows, const float* factor, const float* delta,
+                                                  bool by_cell, float2* spectra) {
   extern __shared__ float2 x[];
-  using F = TileFft<kColumns>;
-  int u = blockIdx.z, block = blockIdx.y, blocks = gridDim.y, lane = threadIdx.x % kColumns;
-  int column = blockIdx.x * kColumns + lane;
+  int u = blockIdx.z, block = blockIdx.y, blocks = gridDim.y;
   Span s(g, u, block, by_cell);
   if (s.begin >= s.end) return;
-  for (int i = threadIdx.x / kColumns; i < g.places(); i += blockDim.x / kColumns) {
-    int at = s.origin + i;
-    x[F::at(i, lane)] = at >= s.begin && at < s.end ? load(u, at, column) : float2{0, 0};
-  }
-  __syncthreads();
-  F::forward(x, g.twiddles, g.log);
-  for (int i = threadIdx.x / kColumns; i < g.places(); i += blockDim.x / kColumns)
-    spectra[g.spectrum(u, i, blocks, block) + column] = x[F::at(i, lane)];
+  int pairs = (g.Dv + 1) / 2, column = blockIdx.x * kColumns + threadIdx.x % kColumns;
+  int begin = s.begin - s.origin, end = (Gradient ? s.end : min(s.end, g.keys(u))) - s.origin;
+  const T* p = rows + (Gradient ? g.output(u, s.origin) : g.value(u, s.origin)) + 2 * column;
+  int stride = (Gradient ? g.H : g.Hkv) * g.Dv;
+  bool inside = column < pairs, ones = column == pairs, both = 2 * column + 1 < g.Dv;
+  const float* by = factor + int64_t(u) * g.T + s.origin;
+  const float* less = delta + int64_t(u) * g.T + s.origin;
+  float2* out = spectra + g.spectrum(u, 0, blocks, block) + column;
+  int64_t step = int64_t(blocks) * g.columns;
+  F::forward<true>(
+      x, g.twiddles, g.log,
+      [&](int i) -> float2 {
+        if (i < begin || i >= end) return {0, 0};
+        float scale = Gradient ? by[i] : 1.0f;
+        if (ones) return {Gradient ? -scale * less[i] : 1.0f, 0};
+        if (!inside) return {0, 0};
+        float2 v = load_pair<Even>(p + int64_t(i) * stride, both);
+        return {scale * v.x, scale * v.y};
+      },
+      [&](int place, float2 v) { out[place * step] = v; });
 }
+
+// f32 rows [u][T][2 columns].
+__global__ void __maxnreg__(80)
+    to_rows_kernel(Geometry g, const float2* spectra, bool by_cell, bool add, float2* rows) {
+  extern __shared__ float2 x[];
+  int u = blockIdx.z, block = blockIdx.y, blocks = gridDim.y, column = blockIdx.x * kColumns + threadIdx.x % kColumns;
+  Span s(g, u, block, by_cell);
+  if (s.begin >= s.end) return;
+  const float2* in = spectra + g.spectrum(u, 0, blocks, block) + column;
+  int64_t step = int64_t(blocks) * g.columns;
+  float scale = 1.0f / float(g.places());
+  F::inverse<true>(
+      x, g.twiddles, g.log, [&](int place) { return in[place * step]; },
+      [&](int i, float2 v) {
+        int at = s.origin + i;
+        if (at < s.begin || at >= s.end) return;
+        float2* out = rows + (int64_t(u) * g.T + at) * g.columns + column;
+        float2 before = add ? *out : float2{0, 0};
+        *out = {before.x + scale * v.x, before.y + scale * v.y};
+      });
+}
+
+// The normaliser alone, four tiles a block: lse, which rows must be done directly, and factor = 1 / (2L Dn), 0 for
+// those.
+__global__ void __maxnreg__(80)
+    normaliser_kernel(Geometry g, const float2* spectra, const float* shift, const float* bound, RowResults out) {
+  extern __shared__ float2 x[];
+  int u = blockIdx.z, tile = blockIdx.y * kColumns + threadIdx.x % kColumns;
+  bool on = tile < g.tiles;
+  const float2* in = spectra + g.spectrum(u, 0, g.tiles, tile) + (g.Dv + 1) / 2;
+  int64_t step = int64_t(g.tiles) * g.columns;
+  float top = on ? shift[int64_t(u) * g.tiles + tile] : 0, most = on ? bound[int64_t(u) * g.tiles + tile] : 0;
+  float scale = 1.0f / float(g.places());
+  F::inverse<true>(
+      x, g.twiddles, g.log,
+      [&](int place) {
+        return on ? in[place * step] : float2{0, 0};
+      },
+      [&](int i, float2 v) {
+        int at = tile * g.L + i;
+        if (!on || at >= g.T) return;
+        float mass = scale * v.x, l = top + logf(mass);
+        bool done = most <= g.largest_ratio * mass && isfinite(l);
+        int64_t row = int64_t(u) * g.T + at;
+        out.lse[row] = l, out.direct[row] = !done, out.factor[row] = done ? scale / mass : 0.0f;
+      });
+}
+
+// Channels in their own dtype: factor x where rows are queries (0: left to direct_rows); else keys, which gain `extra`
+// [u][T][2 columns] up to the last row done directly.
+template <bool Even, bool Keys, class T>
+__global__ void __maxnreg__(80) to_values_kernel(Geometry g, const float2* spectra, const float* factor,
+                                                 const float2* extra, const int* listed, const int* count, T* values) {
+  extern __shared__ float2 x[];
+  int u = blockIdx.z, block = blockIdx.y, blocks = gridDim.y, column = blockIdx.x * kColumns + threadIdx.x % kColumns;
+  Span s(g, u, block, Keys);
+  if (s.begin >= s.end) return;
+  const float2* in = spectra + g.spectrum(u, 0, blocks, block) + column;
+  int64_t step = int64_t(blocks) * g.columns;
+  bool inside = 2 * column < g.Dv, both = 2 * column + 1 < g.Dv;
+  float scale = 1.0f / float(g.places());
+  int last = Keys && count[u] ? listed[int64_t(u) * g.T + count[u] - 1] : -1, keys = g.keys(u);
+  F::inverse<true>(
+      x, g.twiddles, g.log, [&](int place) { return in[place * step]; },
+      [&](int i, float2 v) {
+        int at = s.origin + i;
+        if (at < s.begin || at >= s.end || !inside) return;
+        if constexpr (Keys) {
+          float2 more = at <= last && at < keys ? extra[(int64_t(u) * g.T + at) * g.columns + column] : float2{0, 0};
+          v = at < keys ? float2{scale * v.x + more.x, scale * v.y + more.y} : float2{0, 0};
+          store_pair<Even>(values + g.value(u, at) + 2 * column, v, both);
+        } else {
+          float by = factor[int64_t(u) * g.T + at];
+          if (by != 0) store_pair<Even>(values + g.output(u, at) + 2 * column, float2{by * v.x, by * v.y}, both);
+        }
+      });
+}
+
+dim3 grid_of(const Geometry& g, bool by_cell, int channels = 0) {
+  return dim3(unsigned(channels ? ceil_div((channels + 1) / 2, kColumns) : g.columns / kColumns),
+              unsigned(by_cell && !g.aligned ? g.cells : g.tiles), unsigned(g.units));
+}
+size_t shared_of(const Geometry& g) { return F::shared_bytes(g.log); }
 
 template <class T>
-__global__ void __launch_bounds__(512) values_kernel(Geometry g, const T* v, bool by_cell, float2* spectra) {
-  int pairs = (g.Dv + 1) / 2;
-  to_spectra(g, by_cell, spectra, [&](int u, int j, int column) -> float2 {
-    if (column > pairs || j >= g.keys(u)) return {0, 0};
-    if (column == pairs) return {1, 0};
-    const T* p = v + g.value(u, j) + 2 * column;
-    return {widen(p[0]), 2 * column + 1 < g.Dv ? widen(p[1]) : 0.0f};
-  });
+bool even(const Geometry& g, const T* p) {
+  return g.Dv % 2 == 0 && reinterpret_cast<uintptr_t>(p) % (2 * sizeof(T)) == 0;
 }
-
-__global__ void __launch_bounds__(512) rows_kernel(Geometry g, const float2* rows, bool by_cell, float2* spectra) {
-  to_spectra(g, by_cell, spectra,
-             [&](int u, int i, int column) { return rows[(int64_t(u) * g.T + i) * g.columns + column]; });
-}
-
-__global__ void __launch_bounds__(512)
-    back_kernel(Geometry g, const float2* spectra, bool by_cell, bool add, float2* rows) {
-  extern __shared__ float2 x[];
-  using F = TileFft<kColumns>;
-  int u = blockIdx.z, block = blockIdx.y, blocks = gridDim.y, lane = threadIdx.x % kColumns;
-  int column = blockIdx.x * kColumns + lane;
-  Span s(g, u, block, by_cell);
-  if (s.begin >= s.end) return;
-  for (int i = threadIdx.x / kColumns; i < g.places(); i += blockDim.x / kColumns)
-    x[F::at(i, lane)] = spectra[g.spectrum(u, i, blocks, block) + column];
-  __syncthreads();
-  F::inverse(x, g.twiddles, g.log);
-  float scale = 1.0f / float(g.places());
-  for (int i = threadIdx.x / kColumns; i < g.L; i += blockDim.x / kColumns) {
-    int at = s.origin + i;
-    if (at < s.begin || at >= s.end) continue;
-    float2 value = x[F::at(i, lane)];
-    float2* out = rows + (int64_t(u) * g.T + at) * g.columns + column;
-    float2 before = add ? *out : float2{0, 0};
-    *out = {before.x + scale * value.x, before.y + scale * value.y};
-  }
-}
-
-dim3 grid_of(const Geometry& g, bool by_cell) {
-  return dim3(unsigned(g.columns / kColumns), unsigned(by_cell && !g.aligned ? g.cells : g.tiles), unsigned(g.units));
-}
-size_t shared_of(const Geometry& g) { return TileFft<kColumns>::shared_bytes(g.log); }
 
 }  // namespace
 
 template <class T>
 void values_to_spectra(const Geometry& g, const T* v, bool by_cell, float2* spectra, Device device) {
-  launch_shared(values_kernel<T>, device, grid_of(g, by_cell), fft_threads(g), shared_of(g), g, v, by_cell, spectra);
+  auto kernel = even(g, v) ? to_spectra_kernel<true, false, T> : to_spectra_kernel<false, false, T>;
+  launch_shared(kernel, device, grid_of(g, by_cell), fft_threads(g), shared_of(g), g, v, nullptr, nullptr, by_cell,
+                spectra);
 }
-template void values_to_spectra(const Geometry&, const float*, bool, float2*, Device);
-template void values_to_spectra(const Geometry&, const bf16*, bool, float2*, Device);
-template void values_to_spectra(const Geometry&, const f16*, bool, float2*, Device);
-
-void rows_to_spectra(const Geometry& g, const float* rows, bool by_cell, float2* spectra, Device device) {
-  launch_shared(rows_kernel, device, grid_of(g, by_cell), fft_threads(g), shared_of(g), g,
-                reinterpret_cast<const float2*>(rows), by_cell, spectra);
+template <class T>
+void gradient_to_spectra(const Geometry& g, const T* dout, const RowGradients& d, bool by_cell, float2* spectra,
+                         Device device) {
+  auto kernel = even(g, dout) ? to_spectra_kernel<true, true, T> : to_spectra_kernel<false, true, T>;
+  launch_shared(kernel, device, grid_of(g, by_cell), fft_threads(g), shared_of(g), g, dout, d.factor, d.delta, by_cell,
+                spectra);
 }
 void spectra_to_rows(const Geometry& g, const float2* spectra, bool by_cell, bool add, float* rows, Device device) {
-  launch_shared(back_kernel, device, grid_of(g, by_cell), fft_threads(g), shared_of(g), g, spectra, by_cell, add,
+  launch_shared(to_rows_kernel, device, grid_of(g, by_cell), fft_threads(g), shared_of(g), g, spectra, by_cell, add,
                 reinterpret_cast<float2*>(rows));
 }
+void normalise(const Geometry& g, const float2* spectra, const float* shift, const float* bound, const RowResults& out,
+               Device device) {
+  launch_shared(normaliser_kernel, device, dim3(1, unsigned(ceil_div(g.tiles, kColumns)), unsigned(g.units)),
+                fft_threads(g), shared_of(g), g, spectra, shift, bound, out);
+}
+template <class T>
+void spectra_to_output(const Geometry& g, const float2* spectra, const float* factor, T* o, Device device) {
+  auto kernel = even(g, o) ? to_values_kernel<true, false, T> : to_values_kernel<false, false, T>;
+  launch_shared(kernel, device, grid_of(g, false, g.Dv), fft_threads(g), shared_of(g), g, spectra, factor, nullptr,
+                nullptr, nullptr, o);
+}
+template <class T>
+void spectra_to_value_gradient(const Geometry& g, const float2* spectra, const RowGradients& d, T* dv, Device device) {
+  auto kernel = even(g, dv) ? to_values_kernel<true, true, T> : to_values_kernel<false, true, T>;
+  launch_shared(kernel, device, grid_of(g, true, g.Dv), fft_threads(g), shared_of(g), g, spectra, nullptr,
+                reinterpret_cast<const float2*>(d.dv), d.listed, d.count, dv);
+}
+
+#define INSTANTIATE(T)                                                                                      \
+  template void values_to_spectra(const Geometry&, const T*, bool, float2*, Device);                        \
+  template void gradient_to_spectra(const Geometry&, const T*, const RowGradients&, bool, float2*, Device); \
+  template void spectra_to_output(const Geometry&, const float2*, const float*, T*, Device);                \
+  template void spectra_to_value_gradient(const Geometry&, const float2*, const RowGradients&, T*, Device);
+INSTANTIATE(float)
+INSTANTIATE(bf16)
+INSTANTIATE(f16)
+#undef INSTANTIATE
 
 }  // namespace basis::ops::conv_cuda

@@ -32,126 +32,147 @@ __global__ void partition_kernel(Geometry g, const int* given, int count, int sp
   }
 }
 
-// scores[r][p] = scale <x[p], y[s_r]> for a tile of positions and up to 16 segments.
-template <class T>
-__global__ void score_kernel(Geometry g, bool upper, const T* x, const T* y, float* scores) {
-  extern __shared__ float shared[];
-  float *rows = shared, *at = shared + kScoreRows * (g.D + 1);  // [positions][D + 1], [D][16]
-  int u = blockIdx.z, r0 = blockIdx.y * kScoreSegments, p0 = blockIdx.x * kScoreRows;
-  int used = min(kScoreSegments, g.segments - r0), p = p0 + threadIdx.x;
-  if (g.start(u, r0) >= min(g.T, p0 + kScoreRows)) return;
-  for (int i = threadIdx.x; i < kScoreRows * g.D; i += blockDim.x) {
-    int row = i / g.D, d = i % g.D;
-    if (p0 + row < g.T) rows[row * (g.D + 1) + d] = widen(x[(upper ? g.key(u, p0 + row) : g.query(u, p0 + row)) + d]);
-  }
-  for (int i = threadIdx.x; i < kScoreSegments * g.D; i += blockDim.x) {
-    int r = i / g.D, d = i % g.D, s = r < used ? g.start(u, r0 + r) : g.T;
-    at[d * kScoreSegments + r] = s < g.T ? widen(y[(upper ? g.query(u, s) : g.key(u, s)) + d]) : 0.0f;
+// scores[r][p] = scale <x[p], y[s_r]> for 128 positions, one a thread, and up to 16 segments. W: channels per load.
+template <class T, int W>
+__global__ void __launch_bounds__(kScoreRows)
+    score_kernel(Geometry g, bool upper, const T* x, const T* y, float* scores) {
+  extern __shared__ __align__(16) float at[];  // [D][16]
+  int u = blockIdx.z, r0 = blockIdx.y * kScoreSegments, p0 = blockIdx.x * kScoreRows, p = p0 + threadIdx.x;
+  int lane = threadIdx.x % 32, last = min(g.T, p0 + kScoreRows);
+  bool begun = lane < kScoreSegments && r0 + lane < g.segments && g.start(u, r0 + lane) < last;
+  int used = __popc(__ballot_sync(0xffffffffu, begun));
+  if (used == 0) return;
+  for (int r = threadIdx.x / 32; r < kScoreSegments; r += kScoreRows / 32) {
+    const T* row = r < used ? y + (upper ? g.query(u, g.start(u, r0 + r)) : g.key(u, g.start(u, r0 + r))) : nullptr;
+    for (int d = threadIdx.x % 32; d < g.D; d += 32) at[d * kScoreSegments + r] = row ? widen(row[d]) : 0.0f;
   }
   __syncthreads();
   if (p >= g.T) return;
+  const T* row = x + (upper ? g.key(u, p) : g.query(u, p));
   float sum[kScoreSegments] = {};
-  for (int d = 0; d < g.D; ++d) {
-    float value = rows[threadIdx.x * (g.D + 1) + d];
+#pragma unroll 4
+  for (int d0 = 0; d0 < g.D; d0 += W) {
+    Vec<T, W> values = load_vec<W>(row + d0);
 #pragma unroll
-    for (int r = 0; r < kScoreSegments; ++r) sum[r] += value * at[d * kScoreSegments + r];
+    for (int w = 0; w < W; ++w) {
+      float value = widen(values.v[w]);
+#pragma unroll
+      for (int r = 0; r < kScoreSegments; r += 4) {
+        if (r >= used) break;
+        float4 a = *reinterpret_cast<const float4*>(&at[(d0 + w) * kScoreSegments + r]);
+        sum[r] += value * a.x, sum[r + 1] += value * a.y, sum[r + 2] += value * a.z, sum[r + 3] += value * a.w;
+      }
+    }
   }
 #pragma unroll
   for (int r = 0; r < kScoreSegments; ++r)
     if (r < used) scores[g.score_row(u, r0 + r) + p] = g.scale * sum[r];
 }
 
-// Windows d0 .. d0 + 7 of one segment; two windows are one complex column. Lag l of window d stands at row l - d L,
-// modulo 2L.
+// Windows d0 .. d0 + 7 of one segment. A thread's column of the transform holds windows d and d + 1, as the real and
+// the imaginary part; lag l of window d stands at row l - d L, modulo 2L.
 struct WindowBlock {
-  int u, r, d0, windows, lags, start;
-  __device__ WindowBlock(const Geometry& g)
-      : u(blockIdx.z), r(blockIdx.y), d0(blockIdx.x * 2 * kColumns), start(g.start(u, r)) {
-    windows = start < g.T ? g.tiles - start / g.L : 0;
-    lags = g.T - start;
-  }
-  // Calls f(window d, element of the float view of shared memory, lag) for the lags that exist.
-  template <class F>
-  __device__ void for_lags(const Geometry& g, int first_lag, F&& f) const {
-    int lane = threadIdx.x % (2 * kColumns), d = d0 + lane;
-    if (d >= windows) return;
-    int n = g.places();
-    for (int i = threadIdx.x / (2 * kColumns); i < n; i += blockDim.x / (2 * kColumns)) {
-      int lag = d * g.L + (i < g.L ? i : i - n);
-      if (i != g.L && lag >= first_lag && lag < lags) f(d, TileFft<kColumns>::at(i, lane / 2) * 2 + lane % 2, lag, i);
-    }
+  int u, r, start, windows, lags, d, first_lag, n;
+  __device__ WindowBlock(const Geometry& g, int first)
+      : u(blockIdx.z),
+        r(blockIdx.y),
+        start(g.start(u, r)),
+        windows(start < g.T ? g.tiles - start / g.L : 0),
+        lags(g.T - start),
+        d(2 * (blockIdx.x * kColumns + threadIdx.x % kColumns)),
+        first_lag(first),
+        n(g.places()) {}
+  __device__ bool empty() const { return int(blockIdx.x) * 2 * kColumns >= windows; }
+  // The lag at row i of window d + second, or -1.
+  __device__ int lag(const Geometry& g, int second, int i) const {
+    int l = (d + second) * g.L + (i < g.L ? i : i - n);
+    return d + second < windows && i != g.L && l >= first_lag && l < lags ? l : -1;
   }
 };
 
-// The same value for the threads that share a lane (threadIdx.x % 8), reduced over the block.
+// The same value for the threads that share a column, reduced over the block.
 template <class Op>
-__device__ float lane_reduce(float x, float* partial) {
-  for (int offset = 16; offset >= 2 * kColumns; offset >>= 1) x = Op::apply(x, __shfl_xor_sync(0xffffffffu, x, offset));
+__device__ float column_reduce(float x, float* partial) {
+  for (int offset = 16; offset >= kColumns; offset >>= 1) x = Op::apply(x, __shfl_xor_sync(0xffffffffu, x, offset));
   __syncthreads();
-  if (threadIdx.x % 32 < 2 * kColumns) partial[threadIdx.x / 32 * 2 * kColumns + threadIdx.x % 32] = x;
+  if (threadIdx.x % 32 < kColumns) partial[threadIdx.x / 32 * kColumns + threadIdx.x % 32] = x;
   __syncthreads();
   x = Op::template identity<float>();
-  for (int w = 0; w < int(blockDim.x) / 32; ++w)
-    x = Op::apply(x, partial[w * 2 * kColumns + threadIdx.x % (2 * kColumns)]);
+  for (int w = 0; w < int(blockDim.x) / 32; ++w) x = Op::apply(x, partial[w * kColumns + threadIdx.x % kColumns]);
   return x;
 }
 
-__global__ void __launch_bounds__(512) windows_kernel(Geometry g, Triangle t) {
+__global__ void __maxnreg__(80) windows_kernel(Geometry g, Triangle t) {
   extern __shared__ float2 x[];
-  __shared__ float partial[32 * 2 * kColumns];
-  WindowBlock w(g);
-  if (w.d0 >= w.windows) return;
-  float* flat = reinterpret_cast<float*>(x);
+  __shared__ float partial[32 * kColumns];
+  using F = TileFft<kColumns>;
+  WindowBlock w(g, t.first_lag);
+  if (w.empty()) return;
   const float* u = t.scores + g.score_row(w.u, w.r) + w.start;  // by lag
-  for (int i = threadIdx.x; i < TileFft<kColumns>::at(g.places() - 1, kColumns); i += blockDim.x) x[i] = {0, 0};
-  float mu = -INFINITY, sum = 0;
-  w.for_lags(g, t.first_lag, [&](int, int, int lag, int) { mu = fmaxf(mu, u[lag]); });
-  mu = lane_reduce<Max>(mu, partial);
-  w.for_lags(g, t.first_lag, [&](int, int at, int lag, int) {
-    float a = mu == -INFINITY ? 0.0f : expf(u[lag] - mu);
-    flat[at] = a;
-    sum += a;
-  });
-  sum = lane_reduce<Sum>(sum, partial);
-  int lane = threadIdx.x;
-  if (lane < 2 * kColumns && w.d0 + lane < w.windows) {
-    t.mu[g.window_at(w.u, w.r, w.d0 + lane)] = mu;
-    t.length[g.window_at(w.u, w.r, w.d0 + lane)] = sum;
+  int column = threadIdx.x % kColumns;
+  float mu[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
+#pragma unroll 4
+  for (int i = threadIdx.x / kColumns; i < w.n; i += blockDim.x / kColumns)
+#pragma unroll
+    for (int s = 0; s < 2; ++s) {
+      int lag = w.lag(g, s, i);
+      if (lag >= 0) mu[s] = fmaxf(mu[s], u[lag]);
+    }
+#pragma unroll
+  for (int s = 0; s < 2; ++s) mu[s] = column_reduce<Max>(mu[s], partial);
+  float base[2] = {mu[0] == -INFINITY ? 0.0f : mu[0], mu[1] == -INFINITY ? 0.0f : mu[1]};
+  F::forward<false>(
+      x, g.twiddles, g.log,
+      [&](int i) -> float2 {
+        int a = w.lag(g, 0, i), b = w.lag(g, 1, i);
+        float2 v{a >= 0 ? expf(u[a] - base[0]) : 0.0f, b >= 0 ? expf(u[b] - base[1]) : 0.0f};
+        sum[0] += v.x, sum[1] += v.y;
+        return v;
+      },
+      [&](int place, float2 v) { x[F::at(place, column)] = v; });
+#pragma unroll
+  for (int s = 0; s < 2; ++s) {
+    sum[s] = column_reduce<Sum>(sum[s], partial);
+    if (threadIdx.x < kColumns && w.d + s < w.windows) {
+      t.mu[g.window_at(w.u, w.r, w.d + s)] = mu[s];
+      t.length[g.window_at(w.u, w.r, w.d + s)] = sum[s];
+    }
   }
-  __syncthreads();
-  TileFft<kColumns>::forward(x, g.twiddles, g.log);
-  int n = g.places(), column = threadIdx.x % kColumns, d = w.d0 + 2 * column;
   for (int f = threadIdx.x / kColumns; f <= g.L; f += blockDim.x / kColumns) {
-    float2 p = x[TileFft<kColumns>::at(bit_reverse(f, g.log), column)];
-    float2 m = x[TileFft<kColumns>::at(bit_reverse((n - f) % n, g.log), column)];
-    float2* out = t.spectrum + ((int64_t(w.u) * (g.L + 1) + f) * g.segments + w.r) * g.tiles + d;
-    if (d < w.windows) out[0] = {(p.x + m.x) / 2, (p.y - m.y) / 2};
-    if (d + 1 < w.windows) out[1] = {(p.y + m.y) / 2, (m.x - p.x) / 2};
+    float2 p = x[F::at(bit_reverse(f, g.log), column)];
+    float2 m = x[F::at(bit_reverse((w.n - f) % w.n, g.log), column)];
+    float2* out = t.spectrum + ((int64_t(w.u) * (g.L + 1) + f) * g.segments + w.r) * g.tiles + w.d;
+    if (w.d < w.windows) out[0] = {(p.x + m.x) / 2, (p.y - m.y) / 2};
+    if (w.d + 1 < w.windows) out[1] = {(p.y + m.y) / 2, (m.x - p.x) / 2};
   }
 }
 
 // du[l] = a[l] (inverse transform of the sums)[l], the two halves of a window into two arrays.
-__global__ void __launch_bounds__(512) window_gradient_kernel(Geometry g, Triangle t) {
+__global__ void __maxnreg__(80) window_gradient_kernel(Geometry g, Triangle t) {
   extern __shared__ float2 x[];
-  WindowBlock w(g);
-  if (w.d0 >= w.windows) return;
-  int n = g.places(), column = threadIdx.x % kColumns, d = w.d0 + 2 * column;
-  for (int f = threadIdx.x / kColumns; f < n; f += blockDim.x / kColumns) {
-    int stored = f <= g.L ? f : n - f;
-    const float2* in = t.sums + ((int64_t(w.u) * (g.L + 1) + stored) * g.segments + w.r) * g.tiles + d;
-    float2 a = d < w.windows ? in[0] : float2{0, 0}, b = d + 1 < w.windows ? in[1] : float2{0, 0};
-    if (f > g.L) a.y = -a.y, b.y = -b.y;
-    x[TileFft<kColumns>::at(bit_reverse(f, g.log), column)] = {a.x - b.y, a.y + b.x};
-  }
-  __syncthreads();
-  TileFft<kColumns>::inverse(x, g.twiddles, g.log);
-  const float* flat = reinterpret_cast<const float*>(x);
+  WindowBlock w(g, t.first_lag);
+  if (w.empty()) return;
   int64_t row = g.score_row(w.u, w.r) + w.start;
-  w.for_lags(g, t.first_lag, [&](int window, int at, int lag, int i) {
-    float mu = t.mu[g.window_at(w.u, w.r, window)];
-    float du = mu == -INFINITY ? 0.0f : expf(t.scores[row + lag] - mu) * flat[at] / float(n);
-    (i < g.L ? t.du : t.du_low)[row + lag] = du;
-  });
+  float mu[2];
+#pragma unroll
+  for (int s = 0; s < 2; ++s) mu[s] = w.d + s < w.windows ? t.mu[g.window_at(w.u, w.r, w.d + s)] : -INFINITY;
+  TileFft<kColumns>::inverse<false>(
+      x, g.twiddles, g.log,
+      [&](int place) -> float2 {
+        int f = bit_reverse(place, g.log), stored = f <= g.L ? f : w.n - f;
+        const float2* in = t.sums + ((int64_t(w.u) * (g.L + 1) + stored) * g.segments + w.r) * g.tiles + w.d;
+        float2 a = w.d < w.windows ? in[0] : float2{0, 0}, b = w.d + 1 < w.windows ? in[1] : float2{0, 0};
+        return f > g.L ? float2{a.x + b.y, b.x - a.y} : float2{a.x - b.y, a.y + b.x};
+      },
+      [&](int i, float2 v) {
+#pragma unroll
+        for (int s = 0; s < 2; ++s) {
+          int lag = w.lag(g, s, i);
+          if (lag < 0) continue;
+          float a = mu[s] == -INFINITY ? 0.0f : expf(t.scores[row + lag] - mu[s]);
+          (i < g.L ? t.du : t.du_low)[row + lag] = a * (s ? v.y : v.x) / float(w.n);
+        }
+      });
 }
 
 // A block per tile and head.
@@ -177,6 +198,18 @@ __global__ void shift_kernel(Geometry g, Triangle lower, Triangle upper, bool bo
   if (threadIdx.x == 0) shift[int64_t(u) * g.tiles + tile] = top, bound[int64_t(u) * g.tiles + tile] = sum;
 }
 
+// scale[m][t] of a triangle. A block per cell and head.
+__global__ void scale_kernel(Geometry g, Triangle t, const float* shift) {
+  int m = blockIdx.x, u = blockIdx.y;
+  if (m >= g.cells_to[int64_t(u) * (g.tiles + 1) + g.tiles]) return;
+  Cell c = g.cell[int64_t(u) * g.cells + m];
+  float* out = t.scale + (int64_t(u) * g.cells + m) * g.tiles;
+  for (int tile = threadIdx.x; tile < g.tiles; tile += blockDim.x) {
+    float mu = tile < c.tile ? -INFINITY : t.mu[g.window_at(u, c.segment, tile - c.tile)];
+    out[tile] = mu == -INFINITY ? 0.0f : expf(mu - shift[int64_t(u) * g.tiles + (t.upper ? c.tile : tile)]);
+  }
+}
+
 dim3 window_grid(const Geometry& g) {
   return dim3(unsigned(ceil_div(g.tiles, 2 * kColumns)), unsigned(g.segments), unsigned(g.units));
 }
@@ -193,8 +226,9 @@ void build_partition(const Geometry& g, const int* given, int count, int spacing
 template <class T>
 void score_segments(const Geometry& g, const Triangle& t, const T* q, const T* k, Device device) {
   dim3 grid(unsigned(ceil_div(g.T, kScoreRows)), unsigned(ceil_div(g.segments, kScoreSegments)), unsigned(g.units));
-  size_t shared = sizeof(float) * size_t(kScoreRows * (g.D + 1) + g.D * kScoreSegments);
-  launch_shared(score_kernel<T>, device, grid, kScoreRows, shared, g, t.upper, t.upper ? k : q, t.upper ? q : k,
+  const T *x = t.upper ? k : q, *y = t.upper ? q : k;
+  auto kernel = aligned16(g.D, {x}) ? score_kernel<T, kVecWidth<T>> : score_kernel<T, 1>;
+  launch_shared(kernel, device, grid, kScoreRows, sizeof(float) * size_t(g.D * kScoreSegments), g, t.upper, x, y,
                 t.scores);
 }
 template void score_segments(const Geometry&, const Triangle&, const float*, const float*, Device);
@@ -202,17 +236,18 @@ template void score_segments(const Geometry&, const Triangle&, const bf16*, cons
 template void score_segments(const Geometry&, const Triangle&, const f16*, const f16*, Device);
 
 void transform_windows(const Geometry& g, const Triangle& t, Device device) {
-  launch_shared(windows_kernel, device, window_grid(g), fft_threads(g), TileFft<kColumns>::shared_bytes(g.log) + 64, g,
-                t);
+  launch_shared(windows_kernel, device, window_grid(g), fft_threads(g), TileFft<kColumns>::shared_bytes(g.log), g, t);
 }
 void gradient_of_windows(const Geometry& g, const Triangle& t, Device device) {
-  launch_shared(window_gradient_kernel, device, window_grid(g), fft_threads(g),
-                TileFft<kColumns>::shared_bytes(g.log) + 64, g, t);
+  launch_shared(window_gradient_kernel, device, window_grid(g), fft_threads(g), TileFft<kColumns>::shared_bytes(g.log),
+                g, t);
 }
 void choose_shift(const Geometry& g, const Triangle& lower, const Triangle* upper, float* shift, float* bound,
                   Device device) {
   launch_shared(shift_kernel, device, dim3(unsigned(g.tiles), unsigned(g.units)), 128, 0, g, lower,
                 upper ? *upper : lower, upper != nullptr, shift, bound);
+  for (const Triangle* t : {&lower, upper})
+    if (t) launch_shared(scale_kernel, device, dim3(unsigned(g.cells), unsigned(g.units)), 64, 0, g, *t, shift);
 }
 
 }  // namespace basis::ops::conv_cuda

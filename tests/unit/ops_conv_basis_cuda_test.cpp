@@ -1,0 +1,106 @@
+// Conv-basis attention on CUDA against the CPU in f64, on the same rounded inputs, at sizes that fill its tiles.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "core/rng.h"
+#include "ops/conv_basis/conv_basis.h"
+
+namespace basis::ops {
+namespace {
+
+Tensor random(const Shape& shape, uint64_t stream, double scale = 1) {
+  core::HostRandom r(23, stream);
+  std::vector<double> v(size_t(shape.numel()));
+  for (double& x : v) x = scale * r.normal();
+  return Tensor::from(v, shape);
+}
+
+// ||x - y|| / ||y||, infinite where x is not finite.
+double relative(const Tensor& x, const Tensor& y) {
+  auto a = x.to_vector<double>(), b = y.to_vector<double>();
+  double error = 0, size = 0;
+  for (size_t i = 0; i < a.size(); ++i) error += (a[i] - b[i]) * (a[i] - b[i]), size += b[i] * b[i];
+  return std::isfinite(error) ? std::sqrt(error / size) : INFINITY;
+}
+double largest(const Tensor& x, const Tensor& y) {
+  auto a = x.to_vector<double>(), b = y.to_vector<double>();
+  double error = 0;
+  for (size_t i = 0; i < a.size(); ++i) error = std::max(error, std::isfinite(a[i]) ? std::abs(a[i] - b[i]) : INFINITY);
+  return error;
+}
+
+struct Inputs {
+  Tensor q, k, v, dout;
+  Inputs to(DType t) const { return {q.to(t), k.to(t), v.to(t), dout.to(t)}; }
+  Inputs to(Device d) const { return {q.to(d), k.to(d), v.to(d), dout.to(d)}; }
+};
+Inputs inputs(int64_t B, int64_t T, int64_t H, int64_t Hkv, int64_t D, int64_t Dv, double q_scale = 1) {
+  return {random({B, T, H, D}, 1, q_scale), random({B, T, Hkv, D}, 2), random({B, T, Hkv, Dv}, 3),
+          random({B, T, H, Dv}, 4)};
+}
+
+struct Results {
+  Tensor o, dq, dk, dv;
+};
+Results evaluate(const Inputs& x, const ConvBasisOptions& o) {
+  Var q(x.q, true), k(x.k, true), v(x.v, true);
+  Var y = conv_basis_attention(q, k, v, o.to(x.q.device()));
+  y.backward(x.dout);
+  return {y.value(), q.grad(), k.grad(), v.grad()};
+}
+
+class ConvBasisCuda : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (core::device_count(DeviceType::cuda) == 0) GTEST_SKIP() << "no GPU";
+  }
+  static void expect_near(const std::string& name, const Inputs& values, const ConvBasisOptions& o) {
+    for (auto [dtype, tolerance] : {std::pair{DType::f32, 1e-5}, {DType::f16, 2e-3}, {DType::bf16, 8e-3}}) {
+      Inputs x = values.to(dtype);
+      Results want = evaluate(x.to(DType::f64), o), got = evaluate(x.to(core::cuda()), o);
+      EXPECT_LT(relative(got.o, want.o), tolerance) << name << " " << int(dtype);
+      EXPECT_LT(relative(got.dq, want.dq), tolerance) << name << " " << int(dtype);
+      EXPECT_LT(relative(got.dk, want.dk), tolerance) << name << " " << int(dtype);
+      EXPECT_LT(relative(got.dv, want.dv), tolerance) << name << " " << int(dtype);
+    }
+  }
+};
+
+TEST_F(ConvBasisCuda, AgreesWithTheCpu) {
+  ConvBasisOptions full{.causal = false}, window{.window = 9}, padded, uneven{.k = 7};
+  padded.key_lengths = Tensor::from(std::vector<int32_t>{700, 1000}, {2});
+  expect_near("causal", inputs(1, 2048, 2, 2, 64, 64), {});
+  expect_near("full", inputs(1, 1000, 2, 2, 64, 64), full);
+  expect_near("window", inputs(1, 1000, 2, 2, 64, 64), window);
+  expect_near("padded", inputs(2, 1000, 1, 1, 64, 64), padded);
+  expect_near("uneven segments", inputs(1, 1500, 1, 1, 64, 64), uneven);
+  expect_near("groups, odd heads", inputs(1, 1100, 4, 2, 33, 47), {});
+  expect_near("wide values", inputs(1, 900, 1, 1, 64, 128), {});
+  expect_near("150 tiles", inputs(1, 1200, 1, 1, 16, 16), {.k = 5, .tile = 8});
+  expect_near("long tiles", inputs(1, 5000, 1, 1, 16, 16), {.k = 2, .tile = 2048});
+}
+
+// f32 rows within 1e-4 of f64, as on the CPU (ConvBasis.IsStableInSinglePrecision).
+TEST_F(ConvBasisCuda, IsStableInSinglePrecision) {
+  for (int64_t T : {300, 1021, 4099})
+    for (bool causal : {true, false}) {
+      ConvBasisOptions o{.k = 5, .causal = causal};
+      auto error = [&](const Inputs& values) {
+        Inputs x = values.to(DType::f32), wide = x.to(DType::f64), on = x.to(core::cuda());
+        return largest(conv_basis_attention(Var(on.q), Var(on.k), Var(on.v), o).value(),
+                       conv_basis_attention(Var(wide.q), Var(wide.k), Var(wide.v), o).value());
+      };
+      Inputs x = inputs(1, T, 1, 1, 4, 4), flat = x, cliff = x;
+      EXPECT_LT(error(x), 1e-4) << "ordinary " << T;
+      EXPECT_LT(error(inputs(1, T, 1, 1, 4, 4, 10)), 1e-4) << "steep " << T;
+      flat.q = Tensor::zeros(x.q.shape(), DType::f64);
+      EXPECT_LT(error(flat), 1e-4) << "constant " << T;
+      for (int64_t i = 0; i < T * 4; ++i)  // each other query scores 60 more
+        cliff.q.data<double>()[i] = i / 4 % 2 ? 30 : 0, cliff.k.data<double>()[i] = 1;
+      EXPECT_LT(error(cliff), 1e-4) << "60 nats " << T;
+    }
+}
+
+}  // namespace
+}  // namespace basis::ops

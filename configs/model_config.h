@@ -69,7 +69,8 @@ struct ModelConfig {
   int64_t vocab_size = 0, max_seq_len = 1024, type_vocab_size = 0;
   double dropout = 0, norm_eps = 1e-5, init_std = 0.02, rope_theta = 10000;
   int64_t kv_lora_rank = 0, q_lora_rank = 0, qk_rope_head_dim = 0, v_head_dim = 0;
-  std::string rope_layout = "half", activation = "auto";
+  double rope_scale = 1;
+  std::string rope_layout = "half", activation = "auto", head_chunk = "auto";
   bool mlp_epilogue = false;
   std::optional<bool> tie_embeddings, bias;
   AttentionConfig attention;
@@ -113,11 +114,15 @@ struct ModelConfig {
         field("norm_eps", &M::norm_eps, "added to the variance", Range{0, 1}),
         field("init_std", &M::init_std, "standard deviation of initial weights", at_least(0)),
         field("rope_theta", &M::rope_theta, "base of the rotary frequencies (llama, deepseek_v2)", at_least(1)),
+        field("rope_scale", &M::rope_scale,
+              "position t is rotated as t * rope_scale: position interpolation (llama, deepseek_v2)", Range{1e-9, 1e9}),
         field("rope_layout", &M::rope_layout, "channels that rotate together: (i, i + D/2) or (2i, 2i + 1)",
               "half|interleaved"),
         field("activation", &M::activation, "of the MLP; auto: the family's", "auto|gelu_tanh|gelu_erf|silu|swiglu"),
         field("mlp_epilogue", &M::mlp_epilogue,
               "GELU (tanh) within the matrix products of the MLP; on an H200 two separate passes were faster"),
+        field("head_chunk", &M::head_chunk,
+              "rows whose logits a training step holds at once; auto: all while they take up to 4 GiB; or none"),
         field("tie_embeddings", &M::tie_embeddings, "output head = token embedding; default: the family's"),
         field("bias", &M::bias, "biases in linear and norm layers; default: the family's"),
         field("attention", &M::attention, ""),

@@ -50,6 +50,11 @@ void validate(const Config& c, const std::vector<YamlNode>& documents, const std
     rule(m.rope_width() % 2 == 0, "model.qk_rope_head_dim",
          fmt::format("expected an even width for RoPE, got {}", m.rope_width()));
   }
+  int64_t rows = 0;
+  const char* end = m.head_chunk.data() + m.head_chunk.size();
+  auto [rest, error] = std::from_chars(m.head_chunk.data(), end, rows);
+  rule(m.head_chunk == "auto" || m.head_chunk == "none" || (rest == end && error == std::errc() && rows > 0),
+       "model.head_chunk", "expected auto, none or a number of rows, got '" + m.head_chunk + "'");
   rule(c.data.seq_len <= m.max_seq_len, "data.seq_len",
        fmt::format("expected at most model.max_seq_len {}, got {}", m.max_seq_len, c.data.seq_len));
   rule(c.train.micro_batch == 0 || c.train.global_batch % c.train.micro_batch == 0, "train.micro_batch",

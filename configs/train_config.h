@@ -24,7 +24,7 @@ struct RunConfig {
 struct DataConfig {
   std::vector<std::string> train, val = {"0.1"};
   std::string tokenizer = "byte", tokenizer_path, task = "text";
-  int64_t seq_len = 128, vocab = 64;
+  int64_t seq_len = 128, vocab = 64, pairs = 4;
   std::string shuffle = "true";
   static auto fields() {
     using D = DataConfig;
@@ -37,6 +37,7 @@ struct DataConfig {
         field("task", &D::task, "text, or a synthetic task", "text|copy|induction|mqar"),
         field("seq_len", &D::seq_len, "tokens of one sequence", at_least(1)),
         field("vocab", &D::vocab, "token ids of a synthetic task", at_least(8)),
+        field("pairs", &D::pairs, "keys with values, each asked for once (mqar)", at_least(1)),
         field(
             "shuffle", &D::shuffle,
             "true: each epoch all sequences in a new order; false: in file order; random_offsets: each sequence starts "

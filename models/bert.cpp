@@ -3,7 +3,6 @@
 #include "autograd/recompute.h"
 #include "models/family.h"
 #include "ops/embedding/embedding.h"
-#include "ops/linear/linear.h"
 #include "ops/pointwise/pointwise.h"
 
 namespace basis::models {
@@ -40,11 +39,11 @@ Bert::Bert(const configs::ModelConfig& c)
   }
   child("transform", transform_);
   child("transform_norm", transform_norm_);
-  if (!ties_embeddings(c)) parameter(head_, "head", {c.vocab_size, c.d_model}, Init::normal(c.init_std));
+  if (!ties_embeddings(c)) parameter(untied_, "head", {c.vocab_size, c.d_model}, Init::normal(c.init_std));
   parameter(head_bias_, "head_bias", {c.vocab_size}, Init::zeros());
 }
 
-Var Bert::logits(const Pass& pass, const Tensor& ids, const Tensor& types) const {
+Head Bert::head(const Pass& pass, const Tensor& ids, const Tensor& types) const {
   if (pass.cache)
     throw core::Error(
         {.where = "bert", .expected = "a decoder for generation", .got = "an encoder", .code = core::ExitCode::usage});
@@ -60,7 +59,7 @@ Var Bert::logits(const Pass& pass, const Tensor& ids, const Tensor& types) const
     x = pass.recompute ? autograd::recompute(run, {x}, pass.random)[0] : run({x})[0];
   }
   Var y = transform_norm_(pass, ops::gelu_erf(transform_(pass, x)));
-  return ops::linear(y, head_ ? operand(pass, head_) : tokens, operand(pass, head_bias_));  // [B,T,V]
+  return {y, untied_ ? operand(pass, untied_) : tokens, operand(pass, head_bias_)};
 }
 
 }  // namespace basis::models

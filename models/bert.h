@@ -27,7 +27,7 @@ class EncoderBlock : public Module {
 class Bert : public Model {
  public:
   explicit Bert(const configs::ModelConfig& config);
-  Var logits(const Pass& pass, const Tensor& ids, const Tensor& types = {}) const override;
+  Head head(const Pass& pass, const Tensor& ids, const Tensor& types = {}) const override;
 
  private:
   Var tokens_, positions_, types_;  // [V,C], [P,C], [types,C]
@@ -35,7 +35,7 @@ class Bert : public Model {
   std::vector<std::unique_ptr<EncoderBlock>> blocks_;
   Linear transform_;  // the head: norm(gelu(W x)) tokens^T + bias
   Norm transform_norm_;
-  Var head_, head_bias_;  // [V,C] only when not tied, [V]
+  Var untied_, head_bias_;  // [V,C] only when not tied, [V]
 };
 
 }  // namespace basis::models

@@ -95,7 +95,8 @@ std::unique_ptr<Mixer> make_mixer(const ModelConfig& c, int layer, bool causal) 
 
 std::optional<ops::RopeOptions> rope_options(const ModelConfig& c) {
   if (!llama_like(c)) return {};
-  return ops::RopeOptions{.theta = c.rope_theta, .interleaved = c.rope_layout == "interleaved"};
+  return ops::RopeOptions{
+      .theta = c.rope_theta, .interleaved = c.rope_layout == "interleaved", .position_scale = c.rope_scale};
 }
 
 bool latent_attention(const ModelConfig& c) { return c.family == "deepseek_v2"; }

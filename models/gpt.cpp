@@ -3,7 +3,6 @@
 #include "autograd/recompute.h"
 #include "models/family.h"
 #include "ops/embedding/embedding.h"
-#include "ops/linear/linear.h"
 
 namespace basis::models {
 
@@ -36,10 +35,10 @@ Gpt::Gpt(const configs::ModelConfig& c) : Model(c), norm_(norm_type(c), c.d_mode
     child("layers/" + std::to_string(i), *blocks_.back());
   }
   child("norm", norm_);
-  if (!ties_embeddings(c)) parameter(head_, "head", {c.vocab_size, c.d_model}, Init::normal(c.init_std));
+  if (!ties_embeddings(c)) parameter(untied_, "head", {c.vocab_size, c.d_model}, Init::normal(c.init_std));
 }
 
-Var Gpt::logits(const Pass& pass, const Tensor& ids, const Tensor&) const {
+Head Gpt::head(const Pass& pass, const Tensor& ids, const Tensor&) const {
   Var tokens = operand(pass, tokens_), positions = operand(pass, positions_);
   Var x = positions ? ops::embedding(tokens, ids, positions, pass.first_position()) : ops::embedding(tokens, ids);
   Stream stream{dropout(pass, x, config_.dropout), {}};  // [B,T,C]
@@ -56,7 +55,7 @@ Var Gpt::logits(const Pass& pass, const Tensor& ids, const Tensor&) const {
     stream = {out[0], out[1]};
   }
   Var y = norm_.add(pass, stream.branch, stream.residual).y;
-  return ops::linear(y, head_ ? operand(pass, head_) : tokens);  // [B,T,V]
+  return {y, untied_ ? operand(pass, untied_) : tokens, {}};
 }
 
 }  // namespace basis::models

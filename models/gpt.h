@@ -36,12 +36,12 @@ class Block : public Module {
 class Gpt : public Model {
  public:
   explicit Gpt(const configs::ModelConfig& config);
-  Var logits(const Pass& pass, const Tensor& ids, const Tensor& types = {}) const override;
+  Head head(const Pass& pass, const Tensor& ids, const Tensor& types = {}) const override;
 
  private:
   Var tokens_;     // [V,C]
   Var positions_;  // [P,C], learned positions only
-  Var head_;       // [V,C], only when not tied
+  Var untied_;     // [V,C], the head when it is not tokens_
   std::vector<std::unique_ptr<Block>> blocks_;
   Norm norm_;
 };

@@ -72,12 +72,12 @@ void Recorder::step(const Step& s, bool log) {
   last_logged_step_ = s.step;
 }
 
-void Recorder::validation(int64_t step, double loss) {
-  metrics_.append({{"step", step}, {"val_loss", loss}});
-  if (events_) events_->scalar("loss/val", step, loss);
+void Recorder::validation(int64_t step, double loss, double accuracy) {
+  metrics_.append({{"step", step}, {"val_loss", loss}, {"val_accuracy", accuracy}});
+  if (events_) events_->scalar("loss/val", step, loss), events_->scalar("accuracy/val", step, accuracy);
   curve_.validation.push_back({step, loss});
-  progress_.note(
-      fmt::format("step {}: validation loss {:.4f} nats/token, perplexity {:.3f}", step, loss, std::exp(loss)));
+  progress_.note(fmt::format("step {}: validation loss {:.4f} nats/token, perplexity {:.3f}, accuracy {:.4f}", step,
+                             loss, std::exp(loss), accuracy));
   draw_curve();
 }
 
@@ -94,13 +94,13 @@ void Recorder::nonfinite(int64_t step, const std::string& what) {
 
 void Recorder::draw_curve() { write_loss_svg(directory_.loss_svg(), curve_); }
 
-void Recorder::finish(double best_val_loss) {
+void Recorder::finish(double best_val_loss, int64_t peak_bytes) {
   draw_curve();
   progress_.finish();
   double time = seconds(std::chrono::steady_clock::now() - start_);
   std::string best = std::isfinite(best_val_loss) ? fmt::format(", best validation loss {:.4f}", best_val_loss) : "";
-  progress_.note(fmt::format("done: {} steps in {}{}; see {}", c_.train.max_steps - first_step_, format_duration(time),
-                             best, directory_.path().string()));
+  progress_.note(fmt::format("done: {} steps in {}{}, peak memory {:.2f} GiB; see {}", c_.train.max_steps - first_step_,
+                             format_duration(time), best, double(peak_bytes) / (1 << 30), directory_.path().string()));
 }
 
 }  // namespace basis::trainers

@@ -25,11 +25,11 @@ class Recorder {
   Recorder(const configs::Config& config, const RunDirectory& directory, int64_t first_step, int64_t parameters,
            const std::string& device);
   void step(const Step& s, bool log);
-  void validation(int64_t step, double loss);
+  void validation(int64_t step, double loss, double accuracy);
   void sample(int64_t step, const std::string& text);
   void nonfinite(int64_t step, const std::string& what);
   void note(const std::string& line) { progress_.note(line); }
-  void finish(double best_val_loss);
+  void finish(double best_val_loss, int64_t peak_bytes);  // of the device's memory
 
  private:
   void draw_curve();

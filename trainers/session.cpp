@@ -57,6 +57,7 @@ Data open_synthetic(const configs::Config& c) {
                      .seq_len = c.data.seq_len,
                      .global_batch = c.train.global_batch,
                      .vocab_size = c.data.vocab,
+                     .pairs = c.data.pairs,
                      .seed = uint64_t(c.run.seed)};
   data.train = synthetic(o);
   o.samples = kSyntheticEvalSamples;

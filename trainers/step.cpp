@@ -3,22 +3,14 @@
 #include <algorithm>
 
 #include "core/basic/basic.h"
-#include "ops/cross_entropy/cross_entropy.h"
-#include "ops/view/view.h"
 
 namespace basis::trainers {
 namespace {
 
-models::Var loss_of(const models::Model& model, const models::Pass& pass, const MicroBatch& b, double scale) {
-  models::Var logits = model.logits(pass, b.inputs);  // [B,T,V]
-  logits = ops::view(logits, {b.targets.numel(), logits.size(2)});
-  return ops::cross_entropy(logits, b.targets, {.ignore_index = kIgnore, .scale = scale});
-}
-
 // The loss of one micro-batch, which `total` gathers.
 models::Var add_loss(const models::Model& model, const models::Pass& pass, const MicroBatch& b, int64_t scored,
                      Tensor& total) {
-  models::Var loss = loss_of(model, pass, b, 1.0 / double(std::max<int64_t>(1, scored)));
+  models::Var loss = model.loss(pass, b.inputs, b.targets, kIgnore, 1.0 / double(std::max<int64_t>(1, scored)));
   if (total)
     core::axpy(1, loss.value(), total);
   else
@@ -93,15 +85,17 @@ EvalResult evaluate(const models::Model& model, const EvalDataset& data, core::D
   models::Pass pass{.compute = compute, .copies = copies};
   core::Device device = model.parameters().at(0).var.device();
   EvalResult result;
-  double sum = 0;
+  double sum = 0, hits = 0;
   for (int64_t i = comm.rank(); i < data.batches(); i += comm.size()) {
     Batch b = data.batch(i);
-    sum += loss_of(model, pass, to_device(b, device), 1.0).value().item();
+    MicroBatch on_device = to_device(b, device);
+    ops::TargetScore score = model.score(pass, on_device.inputs, on_device.targets, kIgnore);
+    sum += score.loss.item(), hits += score.hits.item();
     result.tokens += b.scored;
   }
-  auto all = comm.agree({sum, double(result.tokens)}, Reduce::sum);
-  sum = all[0], result.tokens = int64_t(all[1]);
-  result.loss = result.tokens ? sum / double(result.tokens) : 0;
+  auto all = comm.agree({sum, double(result.tokens), hits}, Reduce::sum);
+  result.tokens = int64_t(all[1]);
+  if (result.tokens) result.loss = all[0] / all[1], result.accuracy = all[2] / all[1];
   return result;
 }
 

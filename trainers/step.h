@@ -36,8 +36,9 @@ Tensor forward_backward(const models::Model& model, const models::Pass& pass, co
                         int64_t scored, const Optimizer& optimizer);
 
 struct EvalResult {
-  double loss = 0;     // nats per token
-  int64_t tokens = 0;  // that counted
+  double loss = 0;      // nats per token
+  double accuracy = 0;  // share of the tokens that were the likeliest of all
+  int64_t tokens = 0;   // that counted
 };
 // The batches are dealt out to the ranks of `comm`; every rank gets the whole result.
 EvalResult evaluate(const models::Model& model, const EvalDataset& data, core::DType compute, Communicator& comm,

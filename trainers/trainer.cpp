@@ -159,8 +159,9 @@ class Loop {
   void after_step() {
     bool last = state_.step == c_.train.max_steps;
     if (data_.val && ((c_.eval.every && state_.step % c_.eval.every == 0) || last)) {
-      double loss = evaluate(*model_, *data_.val, compute_, *comm_, copies_).loss;
-      if (recorder_) recorder_->validation(state_.step, loss);
+      EvalResult result = evaluate(*model_, *data_.val, compute_, *comm_, copies_);
+      double loss = result.loss;
+      if (recorder_) recorder_->validation(state_.step, loss, result.accuracy);
       if (loss < state_.best_val_loss) {
         state_.best_val_loss = loss;
         if (c_.checkpoint.keep_best && directory_)
@@ -229,7 +230,7 @@ class Loop {
 
   void finish() {
     save();
-    if (recorder_) recorder_->finish(state_.best_val_loss);
+    if (recorder_) recorder_->finish(state_.best_val_loss, core::memory_stats(device_).peak);
   }
 
   void note(const std::string& line) {

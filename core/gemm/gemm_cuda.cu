@@ -37,7 +37,7 @@ struct Plan {
 };
 
 using Key = std::tuple<int, int, bool, bool, bool, bool, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t,
-                       int64_t, int64_t, int64_t, int, int, int, int, int>;
+                       int64_t, int64_t, int64_t, int, int, int, int, int, bool>;
 
 template <class T>
 void set(cublasLtMatmulDesc_t op, cublasLtMatmulDescAttributes_t what, T value) {
@@ -80,7 +80,7 @@ Plan make_plan(cublasLtHandle_t handle, const Gemm& g, DType dtype) {
   set_pointers(p.op, g);
   p.a = layout(t.data, g.trans_b ? g.k : g.n, g.trans_b ? g.n : g.k, g.ldb, g.batch, g.stride_b);
   p.b = layout(t.data, g.trans_a ? g.m : g.k, g.trans_a ? g.k : g.m, g.lda, g.batch, g.stride_a);
-  p.c = layout(t.data, g.n, g.m, g.ldc, g.batch, g.stride_c);
+  p.c = layout(g.c_wide && t.data != CUDA_R_64F ? CUDA_R_32F : t.data, g.n, g.m, g.ldc, g.batch, g.stride_c);
   cublasLtMatmulPreference_t preference;
   CUDA_CHECK(cublasLtMatmulPreferenceCreate(&preference));
   auto prefer = [&](cublasLtMatmulPreferenceAttributes_t what, auto value) {
@@ -139,7 +139,8 @@ void gemm_cuda(const Gemm& g, DType dtype, Device device) {
           alignment_of(g.b),
           alignment_of(g.c),
           alignment_of(g.bias),
-          int(g.epilogue)};
+          int(g.epilogue),
+          g.c_wide};
   auto found = lib.plans.find(key);
   if (found == lib.plans.end()) found = lib.plans.emplace(key, make_plan(lib.handle, g, dtype)).first;
   Plan& p = found->second;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "ops/common/check.h"
+#include "ops/common/sum_scaled.h"
 
 namespace basis::ops {
 
@@ -18,8 +19,6 @@ Var cross_entropy(const Var& logits, const Tensor& targets, const CrossEntropyOp
 inline constinit KernelTable<void(const Tensor& logits, const Tensor& targets, int32_t ignore_index, const Tensor& rows,
                                   const Tensor& lse)>
     cross_entropy_forward{"cross_entropy"};
-// out [] = scale * sum of rows, in a fixed order.
-inline constinit KernelTable<void(const Tensor& rows, double scale, const Tensor& out)> sum_scaled{"sum"};
 // dlogits [N,V] may be the logits themselves. dloss [] is read on the device.
 inline constinit KernelTable<void(const Tensor& logits, const Tensor& targets, const Tensor& lse, const Tensor& dloss,
                                   const CrossEntropyOptions&, const Tensor& dlogits)>

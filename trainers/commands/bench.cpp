@@ -8,11 +8,9 @@
 #include <nlohmann/json.hpp>
 
 #include "models/model.h"
-#include "ops/cross_entropy/cross_entropy.h"
 #include "ops/fused_attention/fused_attention.h"
 #include "ops/linear/linear.h"
 #include "ops/naive_attention/naive_attention.h"
-#include "ops/view/view.h"
 #include "trainers/comm/launch.h"
 #include "trainers/commands/bench_allreduce.h"
 #include "trainers/commands/bench_bd.h"
@@ -113,10 +111,7 @@ Json step(const Options& o, core::Device device) {
                       .random = &generator,
                       .recompute = c.train.recompute == "block",
                       .copies = &optimizer.copies()};
-    Var logits = ops::view(model->logits(pass, input), {batch * seq, vocab});
-    Var loss = ops::cross_entropy(logits, target, {.scale = 1.0 / double(batch * seq)});
-    logits = Var();
-    loss.backward();
+    model->loss(pass, input, target, kIgnore, 1.0 / double(batch * seq)).backward();
     optimizer.step(1e-4, c.train.grad_clip);
   };
   if (o.graph) {

@@ -21,7 +21,7 @@ void add_eval_command(CLI::App& app, int& exit_code) {
   };
   auto o = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand(
-      "eval", "Loss and perplexity of a run or checkpoint on its validation data, or on data.val=...");
+      "eval", "Loss, perplexity and accuracy of a run or checkpoint on its validation data, or on data.val=...");
   command->add_option("checkpoint", o->checkpoint, "run directory or checkpoint.h5")->required();
   command->add_option("overrides", o->overrides, "key.path=value ... over the config saved in the checkpoint");
   command->add_option("--batches", o->batches, "Global batches to evaluate (0: all)")
@@ -47,13 +47,15 @@ void add_eval_command(CLI::App& app, int& exit_code) {
                          .code = core::ExitCode::usage});
     EvalResult r = evaluate(*loaded.model, *val, loaded.compute);
     if (o->json) {
-      fmt::print("{}\n",
-                 nlohmann::ordered_json{
-                     {"step", loaded.step}, {"loss", r.loss}, {"perplexity", std::exp(r.loss)}, {"tokens", r.tokens}}
-                     .dump());
+      fmt::print("{}\n", nlohmann::ordered_json{{"step", loaded.step},
+                                                {"loss", r.loss},
+                                                {"perplexity", std::exp(r.loss)},
+                                                {"accuracy", r.accuracy},
+                                                {"tokens", r.tokens}}
+                             .dump());
     } else {
-      fmt::print("step {}: loss {:.6f} nats/token, perplexity {:.4f}, over {} tokens\n", loaded.step, r.loss,
-                 std::exp(r.loss), r.tokens);
+      fmt::print("step {}: loss {:.6f} nats/token, perplexity {:.4f}, accuracy {:.4f}, over {} tokens\n", loaded.step,
+                 r.loss, std::exp(r.loss), r.accuracy, r.tokens);
     }
   });
 }

@@ -1,0 +1,44 @@
+#include "models/model.h"
+
+#include "ops/cross_entropy/cross_entropy.h"
+#include "ops/linear/linear.h"
+#include "ops/view/view.h"
+
+namespace basis::models {
+namespace {
+
+// `auto` leaves logits of up to kLogits bytes in one piece, and cuts more into chunks of about kChunk bytes.
+constexpr int64_t kLogits = int64_t{4} << 30, kChunk = int64_t{256} << 20;
+
+// Rows whose logits exist at once; 0: all.
+int64_t chunk_rows(const configs::ModelConfig& c, int64_t rows, const Tensor& weight) {
+  if (c.head_chunk == "none") return 0;
+  if (c.head_chunk != "auto") return std::stoll(c.head_chunk);
+  int64_t row = weight.size(0) * size_of(weight.dtype());
+  return rows * row <= kLogits ? 0 : std::max<int64_t>(1, kChunk / row);
+}
+
+}  // namespace
+
+Var Model::logits(const Pass& pass, const Tensor& ids, const Tensor& types) const {
+  Head h = head(pass, ids, types);
+  return ops::linear(h.x, h.weight, h.bias);
+}
+
+Var Model::loss(const Pass& pass, const Tensor& ids, const Tensor& targets, int32_t ignore, double scale) const {
+  Head h = head(pass, ids);
+  if (int64_t rows = chunk_rows(config_, ids.numel(), h.weight.value()))
+    return ops::linear_cross_entropy(h.x, h.weight, h.bias, targets, {ignore, scale, rows});
+  Var logits = ops::linear(h.x, h.weight, h.bias);
+  logits = ops::view(logits, {ids.numel(), logits.size(2)});
+  return ops::cross_entropy(logits, targets, {.ignore_index = ignore, .scale = scale});
+}
+
+ops::TargetScore Model::score(const Pass& pass, const Tensor& ids, const Tensor& targets, int32_t ignore) const {
+  Head h = head(pass, ids);
+  int64_t rows = chunk_rows(config_, ids.numel(), h.weight.value());
+  return ops::score_targets(h.x.value(), h.weight.value(), h.bias ? h.bias.value() : Tensor(), targets,
+                            {.ignore_index = ignore, .chunk = rows});
+}
+
+}  // namespace basis::models

@@ -31,13 +31,13 @@ Tensor initial_value(const Parameter& p, uint64_t seed, DType dtype) {
 }  // namespace
 
 Var& Module::parameter(Var& member, std::string name, const Shape& shape, Init init) {
-  member = Var(Tensor::zeros(shape, DType::f32), true);
+  member = Var(Tensor::empty(shape, DType::f32), true);
   parameters_.push_back({std::move(name), &member, init});
   return member;
 }
 
 Var& Module::buffer(Var& member, std::string name, const Shape& shape) {
-  member = Var(Tensor::zeros(shape, DType::f32), false);
+  member = Var(Tensor::empty(shape, DType::f32), false);
   parameters_.push_back({std::move(name), &member, Init::count(), true});
   return member;
 }

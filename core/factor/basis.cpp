@@ -14,31 +14,46 @@ using Matrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowM
 using Map = Eigen::Map<Matrix>;
 
 constexpr double kSingular = 1e-13;  // of the largest pivot
+constexpr float kTiny = 1e-30f;
 
 Map matrix(const Tensor& t, int64_t first_row, int64_t rows) {
   int64_t columns = t.shape().back();
   return {t.data<double>() + first_row * columns, rows, columns};
 }
 
-// W_h with orthonormal columns: d x dh. Its rows have the same independent sets, whatever the columns' scales.
-std::vector<Matrix> orthonormal_heads(const Tensor& weight, int64_t dh) {
-  int64_t heads = weight.size(0) / dh, d = weight.size(1);
-  std::vector<Matrix> q(static_cast<size_t>(heads));
+// A head's W with orthonormal columns, d x dh. Rows are chosen in f32: any good set will do, its factors are f64.
+using Rows = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+
+// Its rows have the same independent sets as W's, whatever the columns' scales. W L^-T with W^T W = L L^T (Cholesky
+// QR); Householder's where W is too ill-conditioned for that.
+Rows orthonormal(const Map& w_transposed) {
+  int64_t dh = w_transposed.rows(), d = w_transposed.cols();
+  Eigen::MatrixXd gram = w_transposed * w_transposed.transpose();
+  Eigen::LLT<Eigen::MatrixXd> cholesky(gram);
+  if (cholesky.info() == Eigen::Success && cholesky.rcond() > 1e-10) {
+    Eigen::MatrixXd q = cholesky.matrixL().solve(w_transposed);
+    return q.transpose().cast<float>();
+  }
+  Eigen::MatrixXd w = w_transposed.transpose();
+  Eigen::MatrixXd q = Eigen::HouseholderQR<Eigen::MatrixXd>(w).householderQ() * Eigen::MatrixXd::Identity(d, dh);
+  return q.cast<float>();
+}
+
+std::vector<Rows> orthonormal_heads(const Tensor& weight, int64_t dh) {
+  int64_t heads = weight.size(0) / dh;
+  std::vector<Rows> q(static_cast<size_t>(heads));
   parallel_for(heads, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t h = begin; h < end; ++h) {
-      Eigen::MatrixXd w = matrix(weight, h * dh, dh).transpose();
-      q[size_t(h)] = Eigen::HouseholderQR<Eigen::MatrixXd>(w).householderQ() * Eigen::MatrixXd::Identity(d, dh);
-    }
+    for (int64_t h = begin; h < end; ++h) q[size_t(h)] = orthonormal(matrix(weight, h * dh, dh));
   });
   return q;
 }
 
 // Greedy: the row with the largest mean over heads of the log of what is left of it outside the rows taken so far, by
 // a pivoted Cholesky factorisation of each Q_h Q_h^T whose columns are made as they are needed.
-std::vector<int64_t> greedy(const std::vector<Matrix>& q, const std::vector<char>& free) {
+std::vector<int64_t> greedy(const std::vector<Rows>& q, const std::vector<char>& free) {
   int64_t d = q[0].rows(), dh = q[0].cols(), heads = int64_t(q.size());
-  std::vector<Eigen::MatrixXd> factor(q.size(), Eigen::MatrixXd(d, dh));
-  Eigen::ArrayXXd left(d, heads), logs(d, heads);  // squared norms
+  std::vector<Eigen::MatrixXf> factor(q.size(), Eigen::MatrixXf(d, dh));
+  Eigen::ArrayXXf left(d, heads), logs(d, heads);  // squared norms
   for (int64_t h = 0; h < heads; ++h) left.col(h) = q[size_t(h)].rowwise().squaredNorm();
   std::vector<char> open = free;
   std::vector<int64_t> rows;
@@ -47,17 +62,17 @@ std::vector<int64_t> greedy(const std::vector<Matrix>& q, const std::vector<char
       for (int64_t h = begin; h < end; ++h) {
         if (step > 0) {
           int64_t r = rows.back(), done = step - 1;
-          Eigen::MatrixXd& f = factor[size_t(h)];
-          Eigen::VectorXd column = q[size_t(h)] * q[size_t(h)].row(r).transpose();
+          Eigen::MatrixXf& f = factor[size_t(h)];
+          Eigen::VectorXf column = q[size_t(h)] * q[size_t(h)].row(r).transpose();
           column.noalias() -= f.leftCols(done) * f.row(r).head(done).transpose();
-          column /= std::sqrt(std::max(left(r, h), 1e-300));
+          column /= std::sqrt(std::max(left(r, h), kTiny));
           f.col(done) = column;
           left.col(h) -= column.array().square();
         }
-        logs.col(h) = left.col(h).max(1e-300).log();
+        logs.col(h) = left.col(h).max(kTiny).log();
       }
     });
-    Eigen::ArrayXd score = logs.rowwise().mean();
+    Eigen::ArrayXf score = logs.rowwise().mean();
     int64_t best = -1;
     for (int64_t i = 0; i < d; ++i)
       if (open[size_t(i)] && (best < 0 || score[i] > score[best])) best = i;
@@ -69,25 +84,25 @@ std::vector<int64_t> greedy(const std::vector<Matrix>& q, const std::vector<char
 
 // Exchanges a row of S for another while the mean over heads of log |det Q_h[S]| grows: B_h = Q_h Q_h[S]^-1 holds by
 // how much each exchange multiplies the determinant (the joint form of maxvol, Goreinov et al. 2010).
-void exchange(const std::vector<Matrix>& q, const std::vector<char>& free, std::vector<int64_t>& rows) {
+void exchange(const std::vector<Rows>& q, const std::vector<char>& free, std::vector<int64_t>& rows) {
   int64_t d = q[0].rows(), dh = q[0].cols(), heads = int64_t(q.size());
   constexpr double kWorth = 0.01;
   std::vector<char> open = free;
   for (int64_t r : rows) open[size_t(r)] = 0;
-  std::vector<Matrix> b(q.size());
+  std::vector<Rows> b(q.size());
   parallel_for(heads, 1, [&](int64_t begin, int64_t end) {
     for (int64_t h = begin; h < end; ++h) {
-      Eigen::MatrixXd t(dh, dh);
+      Eigen::MatrixXf t(dh, dh);
       for (int64_t i = 0; i < dh; ++i) t.row(i) = q[size_t(h)].row(rows[size_t(i)]);
       b[size_t(h)] = t.transpose().partialPivLu().solve(q[size_t(h)].transpose()).transpose();
     }
   });
-  Eigen::Array<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor> gain(d, dh);
+  Eigen::Array<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor> gain(d, dh);
   for (int64_t round = 0; round < 2 * dh; ++round) {
     parallel_for(d, 16, [&](int64_t begin, int64_t end) {
       auto part = gain.middleRows(begin, end - begin);
       part.setOnes();  // products of |B|: what underflows is no candidate
-      for (const Matrix& m : b) part *= m.middleRows(begin, end - begin).array().abs();
+      for (const Rows& m : b) part *= m.middleRows(begin, end - begin).array().abs();
     });
     int64_t from = 0, to = -1;
     double best = std::exp(kWorth * double(heads));
@@ -97,10 +112,10 @@ void exchange(const std::vector<Matrix>& q, const std::vector<char>& free, std::
     if (to < 0) return;
     parallel_for(heads, 1, [&](int64_t begin, int64_t end) {
       for (int64_t h = begin; h < end; ++h) {
-        Matrix& m = b[size_t(h)];
-        Eigen::VectorXd column = m.col(from);
-        Eigen::RowVectorXd row = m.row(to);
-        double pivot = row[from];
+        Rows& m = b[size_t(h)];
+        Eigen::VectorXf column = m.col(from);
+        Eigen::RowVectorXf row = m.row(to);
+        float pivot = row[from];
         row[from] -= 1;
         m.noalias() -= column * (row / pivot);
       }
@@ -115,13 +130,16 @@ void exchange(const std::vector<Matrix>& q, const std::vector<char>& free, std::
 // conditioning.
 double residual(const Tensor& weight, int64_t dh, std::span<const int64_t> rows) {
   int64_t heads = weight.size(0) / dh;
-  double sum = 0;
-  for (int64_t h = 0; h < heads; ++h) {
-    Eigen::MatrixXf w = matrix(weight, h * dh, dh).transpose().cast<float>(), t(dh, dh);
-    for (int64_t i = 0; i < dh; ++i) t.row(i) = w.row(rows[size_t(i)]);
-    Eigen::MatrixXf c = t.transpose().partialPivLu().solve(w.transpose()).transpose();
-    sum += double((w - c * t).norm()) / std::max(1e-300, double(w.norm()));
-  }
+  std::vector<double> relative(static_cast<size_t>(heads));
+  parallel_for(heads, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t h = begin; h < end; ++h) {
+      Eigen::MatrixXf w = matrix(weight, h * dh, dh).transpose().cast<float>(), t(dh, dh);
+      for (int64_t i = 0; i < dh; ++i) t.row(i) = w.row(rows[size_t(i)]);
+      Eigen::MatrixXf c = t.transpose().partialPivLu().solve(w.transpose()).transpose();
+      relative[size_t(h)] = double((w - c * t).norm()) / std::max(1e-300, double(w.norm()));
+    }
+  });
+  double sum = std::accumulate(relative.begin(), relative.end(), 0.0);
   return std::isfinite(sum) ? sum : std::numeric_limits<double>::infinity();
 }
 

@@ -15,6 +15,7 @@
 #include "trainers/commands/bench_allreduce.h"
 #include "trainers/commands/bench_bd.h"
 #include "trainers/commands/bench_conv.h"
+#include "trainers/commands/bench_decompose.h"
 #include "trainers/commands/bench_timing.h"
 #include "trainers/commands/commands.h"
 #include "trainers/optim/optimizer.h"
@@ -35,6 +36,7 @@ struct Options {
   int64_t batch = 8, seq = 256, heads = 4, head_dim = 32, layers = 4, vocab = 256, repeats = 20;
   bool json = false, deterministic = false, own = false, graph = false;
   ConvBench conv;
+  DecomposeBench decompose;
   std::vector<int64_t> bytes = AllReduceBench().bytes;
   int gpus = 0, ranks = 0;
   std::string backend = "auto";
@@ -163,9 +165,9 @@ void run(const Options& o) {
 void add_bench_command(CLI::App& app, int& exit_code) {
   auto o = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("bench", "Times on this machine");
-  command->add_option("what", o->what, "attention, bd, conv, projection, step or allreduce")
+  command->add_option("what", o->what, "attention, bd, decompose, conv, projection, step or allreduce")
       ->required()
-      ->check(CLI::IsMember({"attention", "bd", "conv", "projection", "step", "allreduce"}));
+      ->check(CLI::IsMember({"attention", "bd", "decompose", "conv", "projection", "step", "allreduce"}));
   command->add_option("--device", o->device, "auto, cpu or cuda")
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
       ->capture_default_str();
@@ -182,6 +184,7 @@ void add_bench_command(CLI::App& app, int& exit_code) {
   count("--layers", o->layers, "Blocks (step)");
   count("--vocab", o->vocab, "Vocabulary (step)");
   count("--repeats", o->repeats, "Timed calls; the median is printed");
+  count("--width", o->decompose.width, "decompose: channels");
   command->add_option("--config", o->config, "step: model, micro-batch, seq_len and precision of this YAML file");
   command->add_option("--set", o->overrides, "step: key.path=value over the file");
   command->add_option("--lengths", o->conv.lengths, "conv: tokens, several")->check(CLI::PositiveNumber);
@@ -200,7 +203,14 @@ void add_bench_command(CLI::App& app, int& exit_code) {
   command->add_option("--ranks", o->ranks, "allreduce: so many processes on the CPU")->check(CLI::PositiveNumber);
   command->add_flag("--graph", o->graph, "step: recorded once as a CUDA graph and replayed");
   command->add_flag("--json", o->json, "The result as JSON on stdout");
-  command->callback([o, &exit_code] {
+  command->callback([o, command, &exit_code] {
+    if (o->what == "decompose") {  // the other benches' defaults are not its own
+      auto take = [&](const char* name, int64_t& to, int64_t from) { to = command->count(name) ? from : to; };
+      take("--layers", o->decompose.layers, o->layers), take("--heads", o->decompose.heads, o->heads);
+      take("--head-dim", o->decompose.head_dim, o->head_dim);
+      o->decompose.json = o->json;
+      return bench_decompose(o->decompose);
+    }
     if (o->what != "allreduce") return run(*o);
     if (int count = std::max(o->gpus, o->ranks); count > 0 && !is_local_rank()) {
       exit_code = run_local_ranks(count, o->gpus > 0, 60);

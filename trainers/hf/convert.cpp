@@ -104,7 +104,8 @@ Source open_basis(const fs::path& path) {
   return s;
 }
 
-void write_basis(const Staging& staging, const Source& s, const models::Model& model, DType dtype) {
+// Returns the checkpoint's path.
+fs::path write_basis(const Staging& staging, const Source& s, const models::Model& model, DType dtype) {
   RunDirectory directory(staging.path());
   configs::Config c = s.config;
   c.model = model.config();
@@ -125,6 +126,7 @@ void write_basis(const Staging& staging, const Source& s, const models::Model& m
   state.tokenizer = s.tokenizer ? s.tokenizer->serialise() : "";
   directory.write_config(state.config);
   save_checkpoint(directory.checkpoint(0), state, model, nullptr, dtype);
+  return directory.checkpoint(0);
 }
 
 // The tokenizer of a run that never had Hugging Face's files.
@@ -224,13 +226,15 @@ ordered_json convert(const ConvertOptions& o) {
   report["seconds_transform"] = seconds() - report["seconds_read"].get<double>();
   report["after"] = size_of_model(*model, dtype);
   report["tensors"] = tensor_json(s.tensors);
+  fs::path written = staging.path();
+  double transformed = seconds();
   if (basis)
-    write_basis(staging, s, *model, dtype);
+    written = write_basis(staging, s, *model, dtype);
   else
     write_hugging_face(staging, s, *model, dtype);
+  report["seconds_write"] = seconds() - transformed;
   if (o.verify) {
-    auto again =
-        basis ? load_model(staging.path().string(), {"run.device=cpu"}).model : read_directory(staging.path()).model;
+    auto again = basis ? load_model(written.string(), {"run.device=cpu"}).model : read_directory(written).model;
     report["verification"] = compare_logits(before, random_logits(*again), dtype);
     if (!report["verification"]["pass"].get<bool>())
       throw core::Error(

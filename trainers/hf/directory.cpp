@@ -157,6 +157,10 @@ void read_weights(const fs::path& path, const TensorFiles& files, const Family& 
       throw bad_file(path.string() + ": " + name, "floating point weights", files.info(name).dtype);
     if (first || size_of(stored.dtype()) > size_of(d.dtype)) d.dtype = stored.dtype(), first = false;
     if (used.insert(name).second) d.parameters += stored.numel(), d.bytes += stored.bytes();
+    if (!rule.rows && !rule.transposed && stored.dtype() == parameters) {
+      p.var.set_value(stored);
+      continue;
+    }
     Tensor value = Tensor::empty(p.var.shape(), parameters);
     match(rule, stored, value, [](const Tensor& theirs, const Tensor& ours) { ours.copy_from(theirs); });
     p.var.set_value(value);
@@ -201,11 +205,10 @@ void write_directory(const fs::path& path, const models::Model& model, DType dty
   configs::ModelConfig c = model.config();
   const Family& family = family_of(c);
   auto ours = by_path(model);
-  std::unique_ptr<models::Model> zeros;  // of the biases that Hugging Face's model has and this one leaves out
-  if (!models::rope_options(c) && !models::has_bias(c)) {
+  if (!models::rope_options(c) && !models::has_bias(c)) {  // Hugging Face's model has biases: zero
     c.bias = true;
-    zeros = models::make_model(c);
-    for (auto& [path, p] : by_path(*zeros)) ours.try_emplace(path, p);
+    for (auto& [path, p] : by_path(*models::make_model(c)))
+      if (ours.try_emplace(path, p).second) p.var.set_value(Tensor::zeros(p.var.shape(), DType::f32));
   }
   std::map<std::string, Tensor> stored;
   for (const TensorRule& rule : family.tensors(c)) {

@@ -1,9 +1,7 @@
 #include "trainers/hf/head_errors.h"
 
-#include <Eigen/Dense>
 #include <algorithm>
 
-#include "core/parallel.h"
 #include "core/rng.h"
 
 namespace basis::trainers::hf {
@@ -11,7 +9,7 @@ namespace {
 
 using core::Tensor;
 using nlohmann::ordered_json;
-using Matrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+using Matrix = LayerErrors::Matrix;
 using Map = Eigen::Map<const Matrix>;
 constexpr int64_t kProbes = 32;
 
@@ -24,22 +22,12 @@ Matrix probes(int64_t d) {
   return u;
 }
 
-// a_h^T (b_g u): the product of a head applied to the probes. a [d', H dh] read by columns of heads.
-Matrix apply(const Matrix& a_columns, const Tensor& b, int64_t h, int64_t g, int64_t dh, const Matrix& u) {
-  return a_columns.middleCols(h * dh, dh) * (matrix(b).middleRows(g * dh, dh) * u);
+// The product of head h applied to the probes: q and k are stored [H dh, d], out [d, H dv].
+Matrix query_key(const Tensor& q, const Tensor& k, int64_t h, int64_t group, int64_t dh, const Matrix& u) {
+  return matrix(q).middleRows(h * dh, dh).transpose() * (matrix(k).middleRows(h / group * dh, dh) * u);
 }
-
-std::vector<double> errors(const Matrix& exact_a, const Tensor& exact_b, const Matrix& a, const Tensor& b, int64_t dh,
-                           int64_t group) {
-  Matrix u = probes(exact_b.size(1));
-  std::vector<double> e(static_cast<size_t>(exact_a.cols() / dh));
-  core::parallel_for(int64_t(e.size()), 1, [&](int64_t begin, int64_t end) {
-    for (int64_t h = begin; h < end; ++h) {
-      Matrix want = apply(exact_a, exact_b, h, h / group, dh, u), got = apply(a, b, h, h / group, dh, u);
-      e[size_t(h)] = (got - want).norm() / std::max(1e-300, want.norm());
-    }
-  });
-  return e;
+Matrix value_out(const Tensor& v, const Tensor& out, int64_t h, int64_t group, int64_t dv, const Matrix& u) {
+  return matrix(out).middleCols(h * dv, dv) * (matrix(v).middleRows(h / group * dv, dv) * u);
 }
 
 ordered_json median_and_max(std::vector<double> x) {
@@ -50,12 +38,25 @@ ordered_json median_and_max(std::vector<double> x) {
 
 }  // namespace
 
+LayerErrors::LayerErrors(const AttentionWeights& exact, int64_t head_dim, int64_t group)
+    : dh_(head_dim), dv_(exact.v.size(0) / (exact.k.size(0) / head_dim)), group_(group) {
+  int64_t heads = exact.q.size(0) / dh_;
+  key_probes_ = probes(exact.k.size(1)), value_probes_ = probes(exact.v.size(1));
+  for (int64_t h = 0; h < heads; ++h) {
+    exact_qk_.push_back(query_key(exact.q, exact.k, h, group_, dh_, key_probes_));
+    exact_vo_.push_back(value_out(exact.v, exact.out, h, group_, dv_, value_probes_));
+  }
+}
+
 void LayerErrors::add(const std::string& dtype, const AttentionWeights& bd, const AttentionWeights& dense) {
-  int64_t value_dim = exact_.v.size(0) / (exact_.k.size(0) / dh_);
+  auto relative = [](const Matrix& got, const Matrix& want) {
+    return (got - want).norm() / std::max(1e-300, want.norm());
+  };
   for (auto [name, w] : {std::pair(dtype, &bd), std::pair("dense_" + dtype, &dense)}) {
-    Matrix exact_q = matrix(exact_.q).transpose(), q = matrix(w->q).transpose();
-    qk_[name] = errors(exact_q, exact_.k, q, w->k, dh_, group_);
-    vo_[name] = errors(matrix(exact_.out), exact_.v, matrix(w->out), w->v, value_dim, group_);
+    for (size_t h = 0; h < exact_qk_.size(); ++h) {
+      qk_[name].push_back(relative(query_key(w->q, w->k, int64_t(h), group_, dh_, key_probes_), exact_qk_[h]));
+      vo_[name].push_back(relative(value_out(w->v, w->out, int64_t(h), group_, dv_, value_probes_), exact_vo_[h]));
+    }
   }
 }
 

@@ -1,6 +1,7 @@
 // What rounding does to the products Wq Wk^T and Wv Wo of each head, dense and in BD form.
 #pragma once
 
+#include <Eigen/Dense>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -18,15 +19,17 @@ struct AttentionWeights {
 // Relative errors in the Frobenius norm, estimated with 32 random vectors a head.
 class LayerErrors {
  public:
-  LayerErrors(AttentionWeights exact, int64_t head_dim, int64_t group)
-      : exact_(std::move(exact)), dh_(head_dim), group_(group) {}
+  using Matrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+
+  LayerErrors(const AttentionWeights& exact, int64_t head_dim, int64_t group);
   void add(const std::string& dtype, const AttentionWeights& bd, const AttentionWeights& dense);
   // {"qk": {"condition": {"median", "max"}, "max_c": ..., "f32": ..., "dense_f32": ..., ...}, "vo": ...}
   nlohmann::ordered_json report(const std::vector<core::HeadFactor>& qk, const std::vector<core::HeadFactor>& vo) const;
 
  private:
-  AttentionWeights exact_;
-  int64_t dh_, group_;
+  int64_t dh_, dv_, group_;
+  Matrix key_probes_, value_probes_;
+  std::vector<Matrix> exact_qk_, exact_vo_;             // per head, applied to the probes
   std::map<std::string, std::vector<double>> qk_, vo_;  // by column of the report, per head
 };
 

@@ -3,11 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <map>
 #include <numeric>
 
 #include "models/family.h"
 #include "trainers/hf/head_errors.h"
+#include "trainers/hf/weights.h"
 
 namespace basis::trainers::hf {
 namespace {
@@ -18,29 +18,6 @@ using core::DType;
 using core::Tensor;
 using models::Model;
 using Channels = std::vector<int64_t>;
-
-// Parameters by path, read and written as f64.
-class Weights {
- public:
-  explicit Weights(const Model& model) {
-    for (models::Parameter& p : model.parameters()) parameters_.emplace(p.path, p);
-  }
-  bool has(const std::string& path) const { return parameters_.contains(path); }
-  Tensor get(const std::string& path) const {
-    return parameters_.at(path).var.value().to(core::cpu).to(DType::f64).contiguous();
-  }
-  void set(const std::string& path, const Tensor& value) {
-    models::Var& var = parameters_.at(path).var;
-    var.set_value(value.view(var.shape()).to(var.dtype()));
-  }
-  void set_if(const std::string& path, const Tensor& value) {
-    if (has(path)) set(path, value);
-  }
-  const std::map<std::string, models::Parameter>& all() const { return parameters_; }
-
- private:
-  std::map<std::string, models::Parameter> parameters_;
-};
 
 // to[:, i] = from[:, channels[i]], or with `inverse` to[:, channels[i]] = from[:, i]; rows of `from` may be fewer.
 Tensor take_columns(const Tensor& from, const Channels& channels, int64_t columns, bool inverse) {
@@ -99,9 +76,11 @@ Tensor written_out(const Tensor& c, int64_t dh, const Channels& order, bool back
 // What both have in the same shape; the rest is the caller's.
 void copy_rest(const Weights& from, Weights& to) {
   for (const auto& [path, p] : to.all()) {
-    if (!from.has(path)) continue;
-    Tensor x = from.get(path);
-    if (x.shape() == p.var.shape()) to.set(path, x);
+    auto source = from.all().find(path);
+    if (source == from.all().end()) continue;
+    const Tensor& x = source->second.var.value();
+    models::Var var = p.var;
+    if (x.shape() == var.shape()) var.set_value(x.to(core::cpu).to(var.dtype()).clone());
   }
 }
 
@@ -207,8 +186,10 @@ AttentionWeights dense_layer(const Weights& w, const std::string& path, const Pr
     order.assign(values.begin(), values.end());
     q = take_columns(q, order, d, true);
   }
+  bool in_order = std::is_sorted(order.begin(), order.end());
   auto narrow = [&](const std::string& name, bool bd, int64_t width, const std::string& slice) {
-    return bd ? written_out(get(name), width, order, slice == "back") : take_columns(get(name), order, d, true);
+    if (bd) return written_out(get(name), width, order, slice == "back");
+    return in_order ? get(name) : take_columns(get(name), order, d, true);
   };
   return {q, narrow("k/weight", bd && p.qk, dh.qk, p.qk_slice), narrow("v/weight", bd && p.vo, dh.vo, p.vo_slice),
           get("out/weight")};
@@ -230,10 +211,10 @@ Regauged to_bd(const Model& dense, const RegaugeOptions& o) {
   Widths dh(c);
   set_projector(c, {.type = "bd", .basis = o.basis, .qk = o.qk, .vo = o.vo});
   if (o.qk && models::rope_options(c)) models::make_model(c);  // refuses it, with the reason
-  std::vector<LayerBasis> bases;
+  std::vector<LayerBasis> bases(static_cast<size_t>(c.n_layer));
+  for_each_layer(c.n_layer, [&](int64_t i) { bases[size_t(i)] = factor_layer(from, attention_path(i), dh, o); });
   for (int64_t i = 0; i < c.n_layer; ++i) {
-    bases.push_back(factor_layer(from, attention_path(i), dh, o));
-    const ProjectorConfig &got = bases.back().projector, &usual = c.attention.projector;
+    const ProjectorConfig &got = bases[size_t(i)].projector, &usual = c.attention.projector;
     if (got.qk_slice == usual.qk_slice && got.vo_slice == usual.vo_slice && !c.layers.contains(i)) continue;
     c.layers.try_emplace(i, c.attention).first->second.projector = got;
   }
@@ -241,19 +222,19 @@ Regauged to_bd(const Model& dense, const RegaugeOptions& o) {
   r.model = like(c, dense);
   Weights to(*r.model);
   copy_rest(from, to);
-  for (int64_t i = 0; i < c.n_layer; ++i) {
+  if (o.report) r.layers = std::vector<nlohmann::ordered_json>(bases.size());
+  for_each_layer(c.n_layer, [&](int64_t i) {
     const LayerBasis& b = bases[size_t(i)];
     std::string path = attention_path(i);
     write_layer(from, to, path, b);
-    if (!o.report) continue;
-    AttentionWeights exact = dense_layer(from, path, {}, dh, DType::f64);
-    LayerErrors errors(exact, dh.qk, c.n_head / c.kv_heads());
+    if (!o.report) return;
+    LayerErrors errors(dense_layer(from, path, {}, dh, DType::f64), dh.qk, c.n_head / c.kv_heads());
     Channels order = from.has(path + "latent/weight") ? b.order : Channels{};
     for (DType t : {DType::f32, DType::f16, DType::bf16})
       errors.add(std::string(name_of(t)), dense_layer(to, path, b.projector, dh, t, order),
                  dense_layer(from, path, {}, dh, t));
-    r.layers.push_back(errors.report(b.qk.heads, b.vo.heads));
-  }
+    r.layers[size_t(i)] = errors.report(b.qk.heads, b.vo.heads);
+  });
   return r;
 }
 

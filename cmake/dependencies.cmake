@@ -74,6 +74,15 @@ if(BASIS_CUDA AND CMAKE_CUDA_COMPILER)
   target_link_libraries(basis_dependencies INTERFACE CUDA::cudart CUDA::cublas CUDA::cublasLt CUDA::cufft)
   basis_feature(CUDA TRUE "${CMAKE_CUDA_COMPILER_VERSION} for sm_${CMAKE_CUDA_ARCHITECTURES}")
 
+  find_library(CUPTI_LIBRARY cupti HINTS ${CUDAToolkit_LIBRARY_DIR} ${CUDAToolkit_LIBRARY_ROOT}/extras/CUPTI/lib64)
+  find_path(CUPTI_INCLUDE cupti.h HINTS ${CUDAToolkit_INCLUDE_DIRS} ${CUDAToolkit_LIBRARY_ROOT}/extras/CUPTI/include)
+  if(CUPTI_LIBRARY AND CUPTI_INCLUDE)  # one file needs it: no flag for all the others
+    target_link_libraries(basis_dependencies INTERFACE ${CUPTI_LIBRARY})
+    set_source_files_properties(${CMAKE_SOURCE_DIR}/core/cuda/profile.cu PROPERTIES
+      COMPILE_DEFINITIONS BASIS_HAS_CUPTI=1 INCLUDE_DIRECTORIES ${CUPTI_INCLUDE})
+    message(STATUS "basis: CUPTI ${CUPTI_LIBRARY}")
+  endif()
+
   find_library(NCCL_LIBRARY nccl HINTS ${CUDAToolkit_LIBRARY_DIR})
   find_path(NCCL_INCLUDE nccl.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
   if(NCCL_LIBRARY AND NCCL_INCLUDE)

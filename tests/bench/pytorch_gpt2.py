@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""One training step of GPT-2 124M in bf16: basis beside PyTorch with torch.compile, one after the other on one GPU.
+"""Training steps in bf16: basis beside PyTorch with torch.compile, one after the other on one GPU.
 
-  python3 tests/bench/pytorch_gpt2.py [--basis build-cuda/basis] [--batch 32] [--seq 1024] [--repeats 20]
+  python3 tests/bench/pytorch_gpt2.py [CASE...] [--basis build-cuda/basis] [--seq 1024] [--repeats 20] [--no-torch]
 
-Same shapes (biases, tied head, vocabulary 50304), AdamW with clipping at 1.0 in both, random tokens, medians of single
-steps by device events. PyTorch: bf16 autocast, fused AdamW, torch.compile, scaled_dot_product_attention.
+A case is MODEL[-bd]:BATCH; default gpt2:32. Models: gpt2 (124M, biases, tied head, vocabulary 50304, or gpt2-50257) and
+llama300m (RMSNorm, SwiGLU, rotary positions, own head, vocabulary 32000); -bd: basis with the BD projector, beside
+PyTorch's dense one. Same shapes, AdamW with clipping at 1.0 in both, random tokens, medians of single steps by device
+events. PyTorch: bf16 autocast, fused AdamW, torch.compile, scaled_dot_product_attention.
 """
 import argparse
 import json
@@ -12,92 +14,144 @@ import statistics
 import subprocess
 
 parser = argparse.ArgumentParser()
+parser.add_argument("cases", nargs="*", default=["gpt2:32"])
 parser.add_argument("--basis", default="build-cuda/basis")
-parser.add_argument("--config", default="configs/gpt2_124m.yaml")
 parser.add_argument("--set", nargs="*", default=[], help="key.path=value for basis")
-parser.add_argument("--batch", type=int, default=32)
 parser.add_argument("--seq", type=int, default=1024)
 parser.add_argument("--repeats", type=int, default=20)
-parser.add_argument("--graph", action="store_true", help="basis replays its step as a CUDA graph")
+parser.add_argument("--no-graph", action="store_true", help="basis submits each step anew")
+parser.add_argument("--no-torch", action="store_true", help="basis alone")
 args = parser.parse_args()
 
-ours = subprocess.run([args.basis, "bench", "step", "--device", "cuda", "--json", "--repeats", str(args.repeats), "--config",
-                       args.config, "--set", f"train.micro_batch={args.batch}", f"data.seq_len={args.seq}", *args.set] + ["--graph"] * args.graph,
-                      capture_output=True, text=True)
-if ours.returncode:
-    raise SystemExit(ours.stderr)
-ours = json.loads(ours.stdout)["rows"][0]
-print(f"basis    {ours['ms']:8.2f} ms  {ours['tokens_per_s']:9.0f} tok/s  {ours['tflops']:6.1f} TFLOP/s  "
-      f"peak {ours['peak_mib']:7.0f} MiB  {ours['parameters']} parameters", flush=True)
-
-import torch
-import torch.nn as nn
-import torch.nn.functional as F
-
-L, H, C, V = 12, 12, 768, 50304
-torch.manual_seed(0)
-torch.set_float32_matmul_precision("high")
+SHAPES = {  # layers, heads, channels, hidden, vocabulary
+    "gpt2": ("configs/gpt2_124m.yaml", 12, 12, 768, 3072, 50304),
+    "gpt2-50257": ("configs/gpt2_124m.yaml", 12, 12, 768, 3072, 50257),
+    "llama300m": ("configs/llama_300m.yaml", 18, 16, 1024, 2816, 32000),
+}
 
 
-class Block(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.n1, self.n2 = nn.LayerNorm(C), nn.LayerNorm(C)
-        self.qkv, self.out = nn.Linear(C, 3 * C), nn.Linear(C, C)
-        self.up, self.down = nn.Linear(C, 4 * C), nn.Linear(4 * C, C)
-
-    def forward(self, x):
-        B, T, _ = x.shape
-        q, k, v = (z.view(B, T, H, C // H).transpose(1, 2) for z in self.qkv(self.n1(x)).split(C, 2))
-        o = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(B, T, C)
-        x = x + self.out(o)
-        return x + self.down(F.gelu(self.up(self.n2(x)), approximate="tanh"))
-
-
-class Gpt(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.tokens, self.positions = nn.Embedding(V, C), nn.Embedding(args.seq, C)
-        self.blocks, self.norm = nn.ModuleList(Block() for _ in range(L)), nn.LayerNorm(C)
-        self.head = nn.Linear(C, V, bias=False)
-        self.head.weight = self.tokens.weight
-
-    def forward(self, ids, targets):
-        x = self.tokens(ids) + self.positions.weight[: ids.shape[1]]
-        for block in self.blocks:
-            x = block(x)
-        return F.cross_entropy(self.head(self.norm(x)).view(-1, V), targets.view(-1))
+def run_basis(model, bd, batch):
+    sets = [f"train.micro_batch={batch}", f"data.seq_len={args.seq}", f"model.vocab_size={SHAPES[model][5]}", *args.set]
+    if bd:
+        sets += ["model.attention.projector.type=bd"] + (["model.attention.projector.qk=false"] if model == "llama300m" else [])
+    done = subprocess.run([args.basis, "bench", "step", "--device", "cuda", "--json", "--repeats", str(args.repeats), "--config",
+                           SHAPES[model][0], "--set", *sets] + ["--no-graph"] * args.no_graph, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    row = json.loads(done.stdout)["rows"][0]
+    print(f"  basis    {row['ms']:8.2f} ms  {row['tokens_per_s']:9.0f} tok/s  {row['tflops']:6.1f} TFLOP/s  "
+          f"peak {row['peak_mib']:7.0f} MiB  {row['parameters']} parameters")
+    for kind, k in sorted(row.get("kernels", {}).get("kinds", {}).items(), key=lambda i: -i[1]["ms"]):
+        print(f"    {k['ms']:8.3f} ms {k['launches']:5d} launches  {kind}")
+    return row
 
 
-model = Gpt().cuda()
-optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-compiled = torch.compile(model)
-ids = torch.randint(V, (args.batch, args.seq), device="cuda")
+def run_torch(model, batch):
+    import torch
+    import torch.nn as nn
+    import torch.nn.functional as F
+
+    _, layers, heads, C, hidden, V = SHAPES[model]
+    llama = model.startswith("llama")
+    torch.manual_seed(0)
+    torch.set_float32_matmul_precision("high")
+    torch._dynamo.reset()
+
+    def norm():
+        return nn.RMSNorm(C) if llama else nn.LayerNorm(C)
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.n1, self.n2 = norm(), norm()
+            self.qkv, self.out = nn.Linear(C, 3 * C, bias=not llama), nn.Linear(C, C, bias=not llama)
+            self.up, self.down = nn.Linear(C, hidden, bias=not llama), nn.Linear(hidden, C, bias=not llama)
+            if llama:
+                self.gate = nn.Linear(C, hidden, bias=False)
+
+        def forward(self, x, turn):
+            B, T, _ = x.shape
+            q, k, v = (z.view(B, T, heads, C // heads).transpose(1, 2) for z in self.qkv(self.n1(x)).split(C, 2))
+            if llama:
+                q, k = turn(q), turn(k)
+            o = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(B, T, C)
+            x = x + self.out(o)
+            y = self.n2(x)
+            h = F.silu(self.gate(y)) * self.up(y) if llama else F.gelu(self.up(y), approximate="tanh")
+            return x + self.down(h)
+
+    class Gpt(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.tokens = nn.Embedding(V, C)
+            if not llama:
+                self.positions = nn.Embedding(args.seq, C)
+            self.blocks, self.norm = nn.ModuleList(Block() for _ in range(layers)), norm()
+            self.head = nn.Linear(C, V, bias=False)
+            if not llama:
+                self.head.weight = self.tokens.weight
+            D = C // heads
+            angle = torch.outer(torch.arange(args.seq), 10000.0 ** (-torch.arange(0, D, 2) / D))
+            self.register_buffer("cos", angle.cos().repeat(1, 2).bfloat16())
+            self.register_buffer("sin", angle.sin().repeat(1, 2).bfloat16())
+
+        def turn(self, x):
+            a, b = x.chunk(2, -1)
+            return x * self.cos + torch.cat((-b, a), -1) * self.sin
+
+        def forward(self, ids, targets):
+            x = self.tokens(ids)
+            if not llama:
+                x = x + self.positions.weight[: ids.shape[1]]
+            for block in self.blocks:
+                x = block(x, self.turn)
+            return F.cross_entropy(self.head(self.norm(x)).view(-1, V), targets.view(-1))
+
+    net = Gpt().cuda()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4, fused=True)
+    compiled = torch.compile(net)
+    ids = torch.randint(V, (batch, args.seq), device="cuda")
+
+    def step():
+        with torch.autocast("cuda", torch.bfloat16):
+            loss = compiled(ids, ids)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    for _ in range(5):
+        step()
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    times = []
+    for _ in range(args.repeats):
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin.record()
+        step()
+        end.record()
+        end.synchronize()
+        times.append(begin.elapsed_time(end))
+    ms = statistics.median(times)
+    peak = torch.cuda.max_memory_allocated() / 2**20
+    count = sum(p.numel() for p in net.parameters())
+    print(f"  PyTorch  {ms:8.2f} ms  {batch * args.seq / ms * 1e3:9.0f} tok/s  peak {peak:7.0f} MiB  {count} parameters  "
+          f"torch {torch.__version__}", flush=True)
+    del net, optimizer, compiled, step, ids
+    torch.cuda.empty_cache()
+    return ms, peak
 
 
-def step():
-    with torch.autocast("cuda", torch.bfloat16):
-        loss = compiled(ids, ids)
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-
-
-for _ in range(5):
-    step()
-torch.cuda.synchronize()
-torch.cuda.reset_peak_memory_stats()
-times = []
-for _ in range(args.repeats):
-    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    begin.record()
-    step()
-    end.record()
-    end.synchronize()
-    times.append(begin.elapsed_time(end))
-ms = statistics.median(times)
-peak = torch.cuda.max_memory_allocated() / 2**20
-print(f"PyTorch  {ms:8.2f} ms  {args.batch * args.seq / ms * 1e3:9.0f} tok/s  peak {peak:7.0f} MiB  torch {torch.__version__}")
-print(f"{torch.cuda.get_device_name()}, B {args.batch}, T {args.seq}: basis / PyTorch: speed {ms / ours['ms']:.3f}, "
-      f"peak memory {ours['peak_mib'] / peak:.3f}")
+measured = {}
+for case in args.cases:
+    name, batch = case.rsplit(":", 1)
+    bd, batch = name.endswith("-bd"), int(batch)
+    name = name.removesuffix("-bd")
+    print(f"{case}, T {args.seq}")
+    ours = run_basis(name, bd, batch)
+    if args.no_torch:
+        continue
+    if (name, batch) not in measured:
+        measured[name, batch] = run_torch(name, batch)
+    ms, peak = measured[name, batch]
+    print(f"  basis / PyTorch: speed {ms / ours['ms']:.3f}, peak memory {ours['peak_mib'] / peak:.3f}", flush=True)

@@ -7,7 +7,6 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
-#include "models/model.h"
 #include "ops/fused_attention/fused_attention.h"
 #include "ops/linear/linear.h"
 #include "ops/naive_attention/naive_attention.h"
@@ -16,10 +15,9 @@
 #include "trainers/commands/bench_bd.h"
 #include "trainers/commands/bench_conv.h"
 #include "trainers/commands/bench_decompose.h"
+#include "trainers/commands/bench_step.h"
 #include "trainers/commands/bench_timing.h"
 #include "trainers/commands/commands.h"
-#include "trainers/optim/optimizer.h"
-#include "trainers/recorded_step.h"
 #include "trainers/session.h"
 #include "trainers/step.h"
 
@@ -34,7 +32,8 @@ struct Options {
   std::string what, device = "auto", dtype = "f32", config;
   std::vector<std::string> overrides;
   int64_t batch = 8, seq = 256, heads = 4, head_dim = 32, layers = 4, vocab = 256, repeats = 20;
-  bool json = false, deterministic = false, own = false, graph = false;
+  bool json = false, deterministic = false, own = false, no_graph = false, no_kernels = false;
+  double peak = 0;
   ConvBench conv;
   DecomposeBench decompose;
   std::vector<int64_t> bytes = AllReduceBench().bytes;
@@ -83,56 +82,6 @@ configs::Config step_config(const Options& o) {
   return c;
 }
 
-// Multiply-adds of a training step count 2, backward twice the forward: 6 per parameter and token, and per layer
-// 6 T C for each of the two products of attention, half of which a causal mask hides (Chowdhery et al., arXiv
-// 2204.02311, appendix B).
-double step_flops(const configs::ModelConfig& m, int64_t parameters, int64_t tokens, int64_t seq) {
-  bool causal = m.family != "bert";
-  return double(tokens) * (6.0 * double(parameters) + (causal ? 6.0 : 12.0) * double(m.n_layer * seq * m.d_model));
-}
-
-Json step(const Options& o, core::Device device) {
-  configs::Config c = step_config(o);
-  int64_t batch = c.train.micro_batch ? c.train.micro_batch : c.train.global_batch, seq = c.data.seq_len;
-  int64_t vocab = c.model.vocab_size ? c.model.vocab_size : 256;
-  c.model.vocab_size = vocab;
-  auto model = models::make_model(c.model);
-  model->initialize(1, device, parameter_dtype(c));
-  Optimizer optimizer(c.optimizer, model->parameters(), c.train.precision == "f16");
-  DType compute = core::parse_dtype(c.train.precision);
-  if (core::size_of(compute) == 2) optimizer.keep_copies(compute);
-  core::Generator generator(1);
-  core::HostRandom r(1, 5);
-  std::vector<int32_t> ids(size_t(batch * seq));
-  for (int32_t& id : ids) id = int32_t(r.bits() % uint32_t(vocab));
-  Tensor input = Tensor::from(ids, {batch, seq}, device), target = Tensor::from(ids, {batch * seq}, device);
-  core::reset_peak(device);
-  std::function<void()> work = [&] {
-    models::Pass pass{.training = true,
-                      .compute = compute,
-                      .random = &generator,
-                      .recompute = c.train.recompute == "block",
-                      .copies = &optimizer.copies()};
-    model->loss(pass, input, target, kIgnore, 1.0 / double(batch * seq)).backward();
-    optimizer.step(1e-4, c.train.grad_clip);
-  };
-  if (o.graph) {
-    if (!device.is_cuda() || !graph_recorder())
-      throw core::Error(
-          {.where = "--graph", .expected = "a GPU", .got = name_of(device), .code = core::ExitCode::usage});
-    for (int i = 0; i < RecordedStep::kWarmUp; ++i) work();
-    work = graph_recorder()(device, work);
-  }
-  double seconds = median_seconds(device, o.repeats, work);
-  double tokens = double(batch * seq), flops = step_flops(c.model, model->parameter_count(), batch * seq, seq);
-  return Json::array({{{"name", "train step"},
-                       {"ms", seconds * 1e3},
-                       {"tokens_per_s", tokens / seconds},
-                       {"tflops", flops / seconds * 1e-12},
-                       {"parameters", model->parameter_count()},
-                       {"peak_mib", double(core::memory_stats(device).peak) / 1048576}}});
-}
-
 void run(const Options& o) {
   core::Device device = choose_device(o.device);
   core::set_deterministic(o.deterministic);
@@ -146,7 +95,12 @@ void run(const Options& o) {
   }
   Json rows = o.what == "attention"    ? attention(o, device)
               : o.what == "projection" ? projection(o, device)
-                                       : step(o, device);
+                                       : bench_step({.config = step_config(o),
+                                                     .repeats = o.repeats,
+                                                     .graph = !o.no_graph,
+                                                     .kernels = !o.no_kernels,
+                                                     .peak_tflops = o.peak},
+                                                    device);
   Json all{{"bench", o.what}, {"device", name_of(device)}, {"dtype", o.dtype},       {"batch", o.batch},
            {"seq", o.seq},    {"heads", o.heads},          {"head_dim", o.head_dim}, {"rows", rows}};
   if (o.json) return fmt::print("{}\n", all.dump(1));
@@ -155,8 +109,8 @@ void run(const Options& o) {
   for (const auto& r : rows) {
     fmt::print("  {:<12}", r["name"].get<std::string>());
     for (const auto& [key, value] : r.items())
-      if (key != "name") fmt::print("  {} {:.3f}", key, value.get<double>());
-    fmt::print("\n");
+      if (value.is_number()) fmt::print("  {} {:.3f}", key, value.get<double>());
+    fmt::print("\n{}", kernel_lines(r));
   }
 }
 
@@ -201,7 +155,10 @@ void add_bench_command(CLI::App& app, int& exit_code) {
       ->check(CLI::IsMember({"auto", "nccl", "mpi", "tcp"}));
   command->add_option("--gpus", o->gpus, "allreduce: one process for each of so many GPUs")->check(CLI::PositiveNumber);
   command->add_option("--ranks", o->ranks, "allreduce: so many processes on the CPU")->check(CLI::PositiveNumber);
-  command->add_flag("--graph", o->graph, "step: recorded once as a CUDA graph and replayed");
+  command->add_flag("--no-graph", o->no_graph, "step: submitted anew each time, not recorded as a CUDA graph");
+  command->add_flag("--no-kernels", o->no_kernels, "step: no list of what the time goes to");
+  command->add_option("--peak-tflops", o->peak,
+                      "step: what utilisation is measured against; 0: the device's, if known");
   command->add_flag("--json", o->json, "The result as JSON on stdout");
   command->callback([o, command, &exit_code] {
     if (o->what == "decompose") {  // the other benches' defaults are not its own

@@ -80,6 +80,9 @@ struct Triangle {
   float *du, *du_low;  // backward: [u][segments][T] from a window's lags >= and < its middle
 };
 
+// Values enter their spectra in units of 2^40, so that sums of the largest ones stay finite.
+constexpr float kUnit = 0x1p40f;
+
 // Threads of a block that transforms 2L points: several blocks share a multiprocessor while their memory allows it.
 inline int fft_threads(const Geometry& g) {
   return std::clamp((1 << g.log) / 16 * kColumns, 32, g.log <= 11 ? 256 : 512);
@@ -127,7 +130,7 @@ struct RowGradients {
 // conv_basis_cuda_spectra.cu
 template <class T>
 void values_to_spectra(const Geometry& g, const T* v, bool by_cell, float2* spectra, Device device);
-// Rows of the gradient: factor (do, -delta).
+// Rows of the gradient: factor (do, -delta / unit).
 template <class T>
 void gradient_to_spectra(const Geometry& g, const T* dout, const RowGradients& d, bool by_cell, float2* spectra,
                          Device device);

@@ -38,7 +38,7 @@ __global__ void finish_kernel(Geometry g, const float* sums, const float* shift,
   float inverse = 1 / sum;
   for (int d0 = 0; d0 < g.Dv; d0 += 32) {
     int d = d0 + lane;
-    float value = d < g.Dv ? far * inverse * num[d] : 0.0f;
+    float value = d < g.Dv ? far * inverse * num[d] * kUnit : 0.0f;
     for (int j0 = low; j0 < high; j0 += 32) {
       float p = j0 + lane < high ? expf(g.scale * dot(query, k + g.key(u, j0 + lane), g.D) - top) * inverse : 0.0f;
       for (int j = j0; j < min(high, j0 + 32); ++j) {

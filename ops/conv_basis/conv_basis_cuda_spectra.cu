@@ -43,7 +43,8 @@ __device__ __forceinline__ void store_pair(T* p, float2 x, bool both) {
   }
 }
 
-// Values and the normaliser's ones; or, with `factor`, rows of the gradient: factor (do, -delta).
+// Values in units of 2^40 and the normaliser's ones; or, with `factor`, rows of the gradient: factor (do, -delta /
+// unit).
 template <bool Even, bool Gradient, class T>
 __global__ void __maxnreg__(80) to_spectra_kernel(Geometry g, const T* rows, const float* factor, const float* delta,
                                                   bool by_cell, float2* spectra) {
@@ -64,8 +65,8 @@ __global__ void __maxnreg__(80) to_spectra_kernel(Geometry g, const T* rows, con
       x, g.twiddles, g.log,
       [&](int i) -> float2 {
         if (i < begin || i >= end) return {0, 0};
-        float scale = Gradient ? by[i] : 1.0f;
-        if (ones) return {Gradient ? -scale * less[i] : 1.0f, 0};
+        float scale = Gradient ? by[i] : 1 / kUnit;
+        if (ones) return {Gradient ? -scale * less[i] / kUnit : 1.0f, 0};
         if (!inside) return {0, 0};
         float2 v = load_pair<Even>(p + int64_t(i) * stride, both);
         return {scale * v.x, scale * v.y};
@@ -116,7 +117,7 @@ __global__ void __maxnreg__(80)
         float mass = scale * v.x, l = top + logf(mass);
         bool done = most <= g.largest_ratio * mass && isfinite(l);
         int64_t row = int64_t(u) * g.T + at;
-        out.lse[row] = l, out.direct[row] = !done, out.factor[row] = done ? scale / mass : 0.0f;
+        out.lse[row] = l, out.direct[row] = !done, out.factor[row] = done ? kUnit * scale / mass : 0.0f;
       });
 }
 

@@ -147,7 +147,7 @@ __global__ void __maxnreg__(80) windows_kernel(Geometry g, Triangle t) {
   }
 }
 
-// du[l] = a[l] (inverse transform of the sums)[l], the two halves of a window into two arrays.
+// du[l] = a[l] (inverse transform of the sums)[l] in units of one, the two halves of a window into two arrays.
 __global__ void __maxnreg__(80) window_gradient_kernel(Geometry g, Triangle t) {
   extern __shared__ float2 x[];
   WindowBlock w(g, t.first_lag);
@@ -170,7 +170,7 @@ __global__ void __maxnreg__(80) window_gradient_kernel(Geometry g, Triangle t) {
           int lag = w.lag(g, s, i);
           if (lag < 0) continue;
           float a = mu[s] == -INFINITY ? 0.0f : expf(t.scores[row + lag] - mu[s]);
-          (i < g.L ? t.du : t.du_low)[row + lag] = a * (s ? v.y : v.x) / float(w.n);
+          (i < g.L ? t.du : t.du_low)[row + lag] = a * (s ? v.y : v.x) * (kUnit / float(w.n));
         }
       });
 }

@@ -15,7 +15,8 @@ int main(int argc, char** argv) {
   int exit_code = 0;
   for (auto add : {trainers::add_train_command, trainers::add_eval_command, trainers::add_generate_command,
                    trainers::add_gradcheck_command, trainers::add_convert_command, trainers::add_tokenize_command,
-                   trainers::add_inspect_command, trainers::add_bench_command, trainers::add_doctor_command})
+                   trainers::add_compare_command, trainers::add_inspect_command, trainers::add_bench_command,
+                   trainers::add_doctor_command})
     add(app, exit_code);
   try {
     app.parse(argc, argv);

@@ -73,7 +73,10 @@ void Recorder::step(const Step& s, bool log) {
 }
 
 void Recorder::validation(int64_t step, double loss, double accuracy) {
-  metrics_.append({{"step", step}, {"val_loss", loss}, {"val_accuracy", accuracy}});
+  metrics_.append({{"step", step},
+                   {"val_loss", loss},
+                   {"val_accuracy", accuracy},
+                   {"elapsed", seconds(std::chrono::steady_clock::now() - start_)}});
   if (events_) events_->scalar("loss/val", step, loss), events_->scalar("accuracy/val", step, accuracy);
   curve_.validation.push_back({step, loss});
   progress_.note(fmt::format("step {}: validation loss {:.4f} nats/token, perplexity {:.3f}, accuracy {:.4f}", step,

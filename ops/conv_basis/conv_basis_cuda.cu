@@ -65,7 +65,7 @@ Geometry geometry_of(const ConvBasisShape& n, const ConvBasisOptions& o, DType d
   g.T = int(n.T), g.H = int(n.H), g.Hkv = int(n.Hkv), g.D = int(n.D), g.Dv = int(n.Dv);
   g.L = int(L), g.log = std::countr_zero(uint64_t(2 * L)), g.tiles = int(ceil_div(n.T, L));
   g.segments = int(n.segments), g.cells = g.tiles + g.segments - 1;
-  g.columns = int(ceil_div((n.Dv + 1) / 2 + 1, kColumns)) * kColumns;
+  g.columns = int(ceil_div((n.Dv + 1) / 2, kColumns)) * kColumns;
   g.window = int(std::min(o.window, n.T)), g.causal = o.causal;
   g.aligned = !o.breakpoints && uniform_segment(o, n.T) % L == 0;
   g.scale = float(n.scale), g.exact = dtype == DType::f32, g.largest_ratio = largest_ratio(g.exact);
@@ -79,7 +79,7 @@ template <class F>
 void for_chunks(const ConvBasisShape& n, const ConvBasisOptions& o, DType dtype, Device device, F&& f) {
   Geometry g = geometry_of(n, o, dtype, device);
   int64_t spectra = 16 * g.L * int64_t(g.aligned ? g.tiles : g.cells) * g.columns * (g.causal ? 2 : 4);
-  int64_t rows = 4 * int64_t(g.T) * (4 * g.columns + 2 * g.D);
+  int64_t rows = 4 * int64_t(g.T) * (2 * g.columns + 2 * g.D);
   int64_t factors = 4 * int64_t(g.segments) * g.T * 12 * (g.causal ? 1 : 2), group = n.H / n.Hkv, total = n.B * n.H;
   int64_t units = std::max<int64_t>(1, kScratch / (spectra + rows + factors) / group) * group;
   for (int64_t first = 0; first < total; first += units) {
@@ -110,7 +110,9 @@ void make_factors(Chunk& c, const T* q, const T* k) {
     t->scores = c.floats(c.score_count()), t->mu = c.floats(windows), t->length = c.floats(windows);
     t->spectrum = reinterpret_cast<float2*>(c.floats(2 * windows * (g.L + 1)));
     t->scale = c.floats(int64_t(g.units) * g.cells * g.tiles);
+    t->cumulative = c.floats(windows * 2 * g.L);
     score_segments(g, *t, q, k, c.device);
+    sum_windows(g, *t, c.device);
     transform_windows(g, *t, c.device);
   }
   c.shift = Tensor::empty({g.units, g.tiles}, DType::f32, c.device), c.bound = c.shift.empty_like();
@@ -134,9 +136,11 @@ void forward(const Tensor& q, const Tensor& k, const Tensor& v, const ConvBasisO
     float2 *cells = c.spectra(c.cell_blocks()), *tiles = c.spectra(g.tiles);
     values_to_spectra(g, vp, true, cells, device);
     mix(g, c.lower, cells, tiles, device);
-    if (g.causal && !g.window) {
-      RowResults results{l, flags, c.floats(int64_t(g.units) * g.T)};
-      normalise(g, tiles, shift, c.bound.data<float>(), results, device);
+    bool final = g.causal && !g.window;  // after the FFT
+    RowResults results{c.floats(int64_t(g.units) * g.T)};
+    if (final) results.lse = l, results.direct = flags, results.factor = c.floats(int64_t(g.units) * g.T);
+    row_mass(g, c.lower, c.other(), shift, c.bound.data<float>(), results, device);
+    if (final) {
       spectra_to_output(g, tiles, results.factor, o.data<T>(), device);
     } else {
       float* sums = c.floats(int64_t(g.units) * g.T * 2 * g.columns);
@@ -146,7 +150,7 @@ void forward(const Tensor& q, const Tensor& k, const Tensor& v, const ConvBasisO
         mix_transposed(g, c.upper, tiles, cells, device);
         spectra_to_rows(g, cells, true, true, sums, device);
       }
-      finish_rows(g, sums, shift, c.bound.data<float>(), qp, kp, vp, o.data<T>(), l, flags, device);
+      finish_rows(g, sums, results.mass, shift, c.bound.data<float>(), qp, kp, vp, o.data<T>(), l, flags, device);
     }
     direct_rows(g, c.lower.scores, c.upper.scores, qp, kp, vp, 0, o.data<T>(), l, flags, device);
   });
@@ -185,7 +189,7 @@ void backward(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o
 
     float2 *v_cells = c.spectra(c.cell_blocks()), *x_tiles = c.spectra(g.tiles), *out = c.spectra(c.cell_blocks());
     values_to_spectra(g, x.v, true, v_cells, device);
-    gradient_to_spectra(g, x.dout, d, false, x_tiles, device);
+    gradient_to_spectra(g, x.dout, d.factor, false, x_tiles, device);
     mix_transposed(g, c.lower, x_tiles, out, device);
     if (own) {
       add_values(g, x, c.lower, nullptr, true, d, device);
@@ -195,14 +199,15 @@ void backward(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o
     }
     auto gradient_of = [&](Triangle& t, const float2* cells, const float2* tiles) {
       t.sums = reinterpret_cast<float2*>(c.floats(2 * int64_t(g.units) * g.segments * g.tiles * (g.L + 1)));
-      t.du = c.zeros(c.score_count()), t.du_low = c.zeros(c.score_count());
+      t.du = c.floats(c.score_count()), t.du_low = c.floats(c.score_count());
+      gradient_of_mass(g, t, shift, d.factor, d.delta, device);
       correlate(g, t, cells, tiles, device);
       gradient_of_windows(g, t, device);
     };
     gradient_of(c.lower, v_cells, x_tiles);
     if (!g.causal) {
       float2 *x_cells = v_cells, *v_tiles = x_tiles;
-      gradient_to_spectra(g, x.dout, d, true, x_cells, device);
+      gradient_to_spectra(g, x.dout, d.factor, true, x_cells, device);
       values_to_spectra(g, x.v, false, v_tiles, device);
       mix(g, c.upper, x_cells, out, device);
       spectra_to_rows(g, out, false, true, d.dv, device);

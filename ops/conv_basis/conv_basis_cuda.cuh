@@ -2,8 +2,9 @@
 // memory stays bounded; within one, u counts heads (b H + h = first + u). All arithmetic is f32, whatever the tensors'
 // dtype.
 //
-// Spectra lie frequency by frequency, [u][2L places][blocks][columns]: two channels are one complex column, the last
-// column is the normaliser's, and places are bit-reversed frequencies (core/cuda/tile_fft.cuh).
+// Spectra lie frequency by frequency, [u][2L places][blocks][columns]: two channels are one complex column, and places
+// are bit-reversed frequencies (core/cuda/tile_fft.cuh). Normalisers need no transform: with ones for values, a
+// window's part in a row is a sum of neighbouring lags, the difference of two cumulative sums.
 #pragma once
 
 #include "core/cuda/launch.cuh"
@@ -74,10 +75,19 @@ struct Triangle {
   float* scores;       // [u][segments][T]
   float* mu;           // [u][segments][tiles] largest logit of a window
   float* length;       // [u][segments][tiles] sum of exp(logit - mu)
+  float* cumulative;   // [u][segments][tiles][2L] sums of exp(logit - mu) up to each lag of a window
   float* scale;        // [u][cells][tiles] exp(mu - shift) of a cell's window into a tile, 0 where there is none
   float2* spectrum;    // [u][L + 1][segments][tiles]
   float2* sums;        // backward: the correlations, as `spectrum`
   float *du, *du_low;  // backward: [u][segments][T] from a window's lags >= and < its middle
+
+  // Sum of exp(logit - mu) over lags [low, high] of window d.
+  __device__ __forceinline__ float sum(const Geometry& g, int u, int r, int d, int low, int high) const {
+    const float* c = cumulative + g.window_at(u, r, d) * g.places();
+    int base = (d - 1) * g.L + 1;
+    low = max(low - base, 0), high = min(high - base, g.places() - 2);
+    return high < low ? 0.0f : c[high] - (low > 0 ? c[low - 1] : 0.0f);
+  }
 };
 
 // Values enter their spectra in units of 2^40, so that sums of the largest ones stay finite.
@@ -97,10 +107,13 @@ void build_partition(const Geometry& g, const int* given, int given_count, int s
                      Cell* cells, Device device);
 template <class T>
 void score_segments(const Geometry& g, const Triangle& t, const T* q, const T* k, Device device);
+// mu, length and cumulative sums of every window; then the spectra.
+void sum_windows(const Geometry& g, const Triangle& t, Device device);
 void transform_windows(const Geometry& g, const Triangle& t, Device device);
 // The shift belongs to tiles of rows: targets of the lower triangle, sources of the upper one. Also fills `scale`.
 void choose_shift(const Geometry& g, const Triangle& lower, const Triangle* upper, float* shift, float* bound,
                   Device device);
+// Adds to du what comes through the values, and writes du_low.
 void gradient_of_windows(const Geometry& g, const Triangle& t, Device device);
 
 // conv_basis_cuda_mix.cu, conv_basis_cuda_correlate.cu: products by frequency.
@@ -108,11 +121,19 @@ void mix(const Geometry& g, const Triangle& t, const float2* cells, float2* tile
 void mix_transposed(const Geometry& g, const Triangle& t, const float2* tiles, float2* cells, Device device);
 void correlate(const Geometry& g, const Triangle& t, const float2* cells, const float2* tiles, Device device);
 
+// conv_basis_cuda_mass.cu
 struct RowResults {  // [u][T]
-  float* lse;
-  uint8_t* direct;
-  float* factor;
+  float* mass;       // of a row at its tile's shift
+  float* lse;        // these three only where rows are final after the FFT: causal attention without a window
+  uint8_t* direct;   // rows to be done directly
+  float* factor;     // unit / (2L mass), 0 for direct rows
 };
+void row_mass(const Geometry& g, const Triangle& lower, const Triangle* upper, const float* shift, const float* bound,
+              const RowResults& out, Device device);
+// du = what comes through the normalisers; factor and delta as in RowGradients.
+void gradient_of_mass(const Geometry& g, const Triangle& t, const float* shift, const float* factor, const float* delta,
+                      Device device);
+
 template <class T>
 struct RowTensors {  // [B,T,heads,channels]
   const T *q, *k, *v, *o, *dout;
@@ -130,15 +151,13 @@ struct RowGradients {
 // conv_basis_cuda_spectra.cu
 template <class T>
 void values_to_spectra(const Geometry& g, const T* v, bool by_cell, float2* spectra, Device device);
-// Rows of the gradient: factor (do, -delta / unit).
+// Rows of the gradient: factor do.
 template <class T>
-void gradient_to_spectra(const Geometry& g, const T* dout, const RowGradients& d, bool by_cell, float2* spectra,
+void gradient_to_spectra(const Geometry& g, const T* dout, const float* factor, bool by_cell, float2* spectra,
                          Device device);
 // f32 rows [u][T][2 columns].
 void spectra_to_rows(const Geometry& g, const float2* spectra, bool by_cell, bool add, float* rows, Device device);
-// Causal attention without a window: the results of each row, then o of the rows that go through the FFT.
-void normalise(const Geometry& g, const float2* spectra, const float* shift, const float* bound, const RowResults& out,
-               Device device);
+// o of the rows that go through the FFT.
 template <class T>
 void spectra_to_output(const Geometry& g, const float2* spectra, const float* factor, T* o, Device device);
 // dv where each head has its own values, with d.dv added up to the last row listed.
@@ -146,10 +165,11 @@ template <class T>
 void spectra_to_value_gradient(const Geometry& g, const float2* spectra, const RowGradients& d, T* dv, Device device);
 
 // conv_basis_cuda_rows.cu
-// From the sums [u][T][2 columns] of the FFT and the near keys: o, lse, and which rows must be done directly.
+// From the sums [u][T][2 columns] of the FFT, their mass and the near keys: o, lse, and which rows must be done
+// directly.
 template <class T>
-void finish_rows(const Geometry& g, const float* sums, const float* shift, const float* bound, const T* q, const T* k,
-                 const T* v, T* o, float* lse, uint8_t* direct, Device device);
+void finish_rows(const Geometry& g, const float* sums, const float* mass, const float* shift, const float* bound,
+                 const T* q, const T* k, const T* v, T* o, float* lse, uint8_t* direct, Device device);
 // Rows flagged in `direct`, from the scores; or, with `rows` > 0, the last rows of every head, from q and k.
 template <class T>
 void direct_rows(const Geometry& g, const float* low, const float* up, const T* q, const T* k, const T* v, int rows,

@@ -11,13 +11,13 @@
 namespace basis::ops::conv_cuda {
 namespace {
 
-constexpr int kThreads = 128, kPairs = 64, kDepth = 24, kStride = kDepth + 4;  // stride = 12 modulo 16
+constexpr int kThreads = 128, kPairs = 64, kDepth = 32, kStride = kDepth + 4;  // stride = 4 modulo 16
 
 template <bool Exact>
 __global__ void __launch_bounds__(kThreads, Exact ? 2 : 4)
     correlate_kernel(Geometry g, Triangle t, const float2* cells, const float2* tiles) {
-  __shared__ __align__(16) float2 shared[kPairs * (kPairs + 1)];
-  static_assert(2 * kPairs * kStride <= kPairs * (kPairs + 1));
+  __shared__ __align__(16) float2 shared[2 * kPairs * kStride];
+  static_assert(2 * kStride >= kPairs + 1);
   float2 *x = shared, *y = shared + kPairs * kStride, *product = shared;
   int f = blockIdx.x, u = blockIdx.y, entries = g.segments * g.tiles;
   const int* to = g.cells_to + int64_t(u) * (g.tiles + 1);
@@ -25,7 +25,7 @@ __global__ void __launch_bounds__(kThreads, Exact ? 2 : 4)
   const float* scale = t.scale + int64_t(u) * g.cells * g.tiles;
   int count = to[g.tiles], blocks = g.aligned ? g.tiles : g.cells;
   bool alone = f == 0 || f == g.L;
-  int total = alone ? g.columns : 2 * g.columns, normaliser = (g.Dv + 1) / 2, partner = normaliser + g.columns;
+  int total = alone ? g.columns : 2 * g.columns;
   int place0 = bit_reverse(f, g.log), place1 = bit_reverse(g.places() - f, g.log);
   float2* sums = t.sums + (int64_t(u) * (g.L + 1) + f) * entries;
   for (int e = threadIdx.x; e < entries; e += kThreads) sums[e] = {0, 0};
@@ -60,23 +60,21 @@ __global__ void __launch_bounds__(kThreads, Exact ? 2 : 4)
         __syncthreads();
 #pragma unroll 1
         for (int k = 0; k < kDepth; k += 8) {
-          // The normaliser's ones gather at frequency 0, where they would drown the channels: always exact.
-          bool exact = Exact || unsigned(normaliser - channel - k) < 8 || unsigned(partner - channel - k) < 8;
           float xr[4], xi[4];
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
             float2 p = x[(top + r + i % 2 * 8) * kStride + k + c + i / 2 * 4];
             xr[i] = p.x, xi[i] = p.y;
           }
-          tf32::Split<4> a(xr, exact), b(xi, exact), minus = -b;
+          tf32::Split<4> a(xr, Exact), b(xi, Exact), minus = -b;
 #pragma unroll
           for (int n = 0; n < kPairs / 8; ++n) {
             if (t0 + n * 8 + 7 < lowest) continue;
             float2 p = y[(n * 8 + r) * kStride + k + c], q = y[(n * 8 + r) * kStride + k + c + 4];
             float yr[2] = {p.x, q.x}, yi[2] = {p.y, q.y};
-            tf32::Split<2> br(yr, exact), bi(yi, exact);
-            tf32::mma(re[n], a, br, exact), tf32::mma(im[n], a, bi, exact);
-            tf32::mma(re[n], b, bi, exact), tf32::mma(im[n], minus, br, exact);
+            tf32::Split<2> br(yr, Exact), bi(yi, Exact);
+            tf32::mma(re[n], a, br, Exact), tf32::mma(im[n], a, bi, Exact);
+            tf32::mma(re[n], b, bi, Exact), tf32::mma(im[n], minus, br, Exact);
           }
         }
       }

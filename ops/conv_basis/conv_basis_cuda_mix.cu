@@ -7,8 +7,8 @@
 namespace basis::ops::conv_cuda {
 namespace {
 
-constexpr int kThreads = 128, kRows = 64, kSlice = 64, kGroups = 9;  // 9 x 8 columns: a head of 64, its normaliser
-constexpr int kWidth = kGroups * 8, kStride = kWidth + 4;            // stride = 12 modulo 16: no bank conflicts
+constexpr int kThreads = 128, kRows = 64, kSlice = 64, kGroups = 8;  // 8 x 8 columns: a head of 64 at two frequencies
+constexpr int kWidth = kGroups * 8, kStride = kWidth + 4;            // stride = 4 modulo 16: no bank conflicts
 
 // W at one frequency, 0 above the diagonal and outside.
 struct Weights {
@@ -34,7 +34,7 @@ __global__ void __launch_bounds__(kThreads, Exact ? 2 : 4)
   int chunks = (2 * g.columns + kWidth - 1) / kWidth, f = blockIdx.y, u = blockIdx.z;
   int row0 = int(blockIdx.x) / chunks * kRows, column0 = int(blockIdx.x) % chunks * kWidth;
   bool alone = f == 0 || f == g.L;  // its own partner
-  int total = alone ? g.columns : 2 * g.columns, normaliser = (g.Dv + 1) / 2;
+  int total = alone ? g.columns : 2 * g.columns;
   const int* to = g.cells_to + int64_t(u) * (g.tiles + 1);
   int count = to[g.tiles], rows = Transposed ? count : g.tiles, blocks = g.aligned ? g.tiles : g.cells;
   if (row0 >= rows || column0 >= total) return;
@@ -61,7 +61,7 @@ __global__ void __launch_bounds__(kThreads, Exact ? 2 : 4)
   float re[kGroups][4] = {}, im[kGroups][4] = {};
   for (int k0 = first; k0 < stop; k0 += kSlice) {
     if (k0 > first) __syncthreads();
-#pragma unroll 6
+#pragma unroll 8
     for (int i = 0; i < kSlice * kWidth / 2 / kThreads; ++i) {
       int e = threadIdx.x + i * kThreads, k = e / (kWidth / 2), n = e % (kWidth / 2) * 2, column = column0 + n;
       float4 v{0, 0, 0, 0};
@@ -80,19 +80,17 @@ __global__ void __launch_bounds__(kThreads, Exact ? 2 : 4)
       float wr[4], wi[4];
 #pragma unroll
       for (int i = 0; i < 4; ++i) wr[i] = next[i].x, wi[i] = next[i].y;
-      tf32::Split<4> a(wr, true), b(wi, true), minus = -b;
+      tf32::Split<4> a(wr, Exact), b(wi, Exact), minus = -b;
       if (k + 8 < high) load(next, k0 + k + 8);
 #pragma unroll
       for (int n = 0; n < kGroups; ++n) {
         int column = column0 + n * 8;
         if (column >= total) break;
-        // The normaliser divides every channel: its columns always take the exact product.
-        bool exact = Exact || unsigned(normaliser - column) < 8 || unsigned(normaliser + g.columns - column) < 8;
         float2 p = x[(k + c) * kStride + n * 8 + r], q = x[(k + c + 4) * kStride + n * 8 + r];
         float xr[2] = {p.x, q.x}, xi[2] = {p.y, q.y};
-        tf32::Split<2> br(xr, exact), bi(xi, exact);
-        tf32::mma(re[n], a, br, exact), tf32::mma(im[n], a, bi, exact);
-        tf32::mma(re[n], minus, bi, exact), tf32::mma(im[n], b, br, exact);
+        tf32::Split<2> br(xr, Exact), bi(xi, Exact);
+        tf32::mma(re[n], a, br, Exact), tf32::mma(im[n], a, bi, Exact);
+        tf32::mma(re[n], minus, bi, Exact), tf32::mma(im[n], b, br, Exact);
       }
     }
   }

@@ -15,12 +15,12 @@ __device__ float dot(const T* x, const T* y, int n) {
 
 // A warp per row.
 template <class T>
-__global__ void finish_kernel(Geometry g, const float* sums, const float* shift, const float* bound, const T* q,
-                              const T* k, const T* v, T* o, float* lse, uint8_t* direct) {
+__global__ void finish_kernel(Geometry g, const float* sums, const float* mass, const float* shift, const float* bound,
+                              const T* q, const T* k, const T* v, T* o, float* lse, uint8_t* direct) {
   int64_t row = int64_t(blockIdx.x) * (kThreads / 32) + threadIdx.x / 32;
   if (row >= int64_t(g.units) * g.T) return;
   int u = int(row / g.T), i = int(row % g.T), lane = threadIdx.x % 32;
-  int ones = 2 * ((g.Dv + 1) / 2), tile = i / g.L;
+  int tile = i / g.L;
   const float* num = sums + row * 2 * g.columns;
   float top = shift[int64_t(u) * g.tiles + tile], far = top, sum = 0;
   int low = max(0, i - g.window + 1), high = min(g.last_key(u, i), i + g.window);
@@ -29,7 +29,7 @@ __global__ void finish_kernel(Geometry g, const float* sums, const float* shift,
   top = warp_reduce<Max>(top);
   far = expf(far - top);
   for (int j = low + lane; j < high; j += 32) sum += expf(g.scale * dot(query, k + g.key(u, j), g.D) - top);
-  sum = warp_reduce<Sum>(sum) + far * num[ones];
+  sum = warp_reduce<Sum>(sum) + far * mass[row];
   float l = top + logf(sum);
   bool done = far * bound[int64_t(u) * g.tiles + tile] <= g.largest_ratio * sum && isfinite(l);
   if (lane == 0) lse[row] = l, direct[row] = !done;
@@ -98,14 +98,15 @@ __global__ void direct_kernel(Geometry g, const float* low, const float* up, con
           int d = c0 + w * kThreads + threadIdx.x;
           if (d >= g.Dv) break;
           acc[w] *= fade;
-          for (int j2 = j0; j2 < min(end, j0 + kThreads); ++j2) acc[w] += p[j2 - j0] * widen(v[g.value(u, j2) + d]);
+          for (int j2 = j0; j2 < min(end, j0 + kThreads); ++j2)
+            acc[w] += p[j2 - j0] * (widen(v[g.value(u, j2) + d]) / kUnit);
         }
         __syncthreads();
       }
 #pragma unroll
       for (int w = 0; w < kWidest; ++w) {
         int d = c0 + w * kThreads + threadIdx.x;
-        if (d < g.Dv) o[at + d] = device_convert<T>(sum > 0 ? acc[w] / sum : 0.0f);
+        if (d < g.Dv) o[at + d] = device_convert<T>(sum > 0 ? acc[w] / sum * kUnit : 0.0f);
       }
     }
     if (lse && threadIdx.x == 0) lse[int64_t(u) * g.T + i] = top + logf(sum);
@@ -115,10 +116,10 @@ __global__ void direct_kernel(Geometry g, const float* low, const float* up, con
 }  // namespace
 
 template <class T>
-void finish_rows(const Geometry& g, const float* sums, const float* shift, const float* bound, const T* q, const T* k,
-                 const T* v, T* o, float* lse, uint8_t* direct, Device device) {
-  launch(finish_kernel<T>, device, ceil_div(int64_t(g.units) * g.T, kThreads / 32), kThreads, g, sums, shift, bound, q,
-         k, v, o, lse, direct);
+void finish_rows(const Geometry& g, const float* sums, const float* mass, const float* shift, const float* bound,
+                 const T* q, const T* k, const T* v, T* o, float* lse, uint8_t* direct, Device device) {
+  launch(finish_kernel<T>, device, ceil_div(int64_t(g.units) * g.T, kThreads / 32), kThreads, g, sums, mass, shift,
+         bound, q, k, v, o, lse, direct);
 }
 template <class T>
 void direct_rows(const Geometry& g, const float* low, const float* up, const T* q, const T* k, const T* v, int rows,
@@ -128,11 +129,11 @@ void direct_rows(const Geometry& g, const float* low, const float* up, const T* 
 }
 
 template void finish_rows(const Geometry&, const float*, const float*, const float*, const float*, const float*,
-                          const float*, float*, float*, uint8_t*, Device);
-template void finish_rows(const Geometry&, const float*, const float*, const float*, const bf16*, const bf16*,
-                          const bf16*, bf16*, float*, uint8_t*, Device);
-template void finish_rows(const Geometry&, const float*, const float*, const float*, const f16*, const f16*, const f16*,
-                          f16*, float*, uint8_t*, Device);
+                          const float*, const float*, float*, float*, uint8_t*, Device);
+template void finish_rows(const Geometry&, const float*, const float*, const float*, const float*, const bf16*,
+                          const bf16*, const bf16*, bf16*, float*, uint8_t*, Device);
+template void finish_rows(const Geometry&, const float*, const float*, const float*, const float*, const f16*,
+                          const f16*, const f16*, f16*, float*, uint8_t*, Device);
 template void direct_rows(const Geometry&, const float*, const float*, const float*, const float*, const float*, int,
                           float*, float*, const uint8_t*, Device);
 template void direct_rows(const Geometry&, const float*, const float*, const bf16*, const bf16*, const bf16*, int,

@@ -43,32 +43,28 @@ __device__ __forceinline__ void store_pair(T* p, float2 x, bool both) {
   }
 }
 
-// Values in units of 2^40 and the normaliser's ones; or, with `factor`, rows of the gradient: factor (do, -delta /
-// unit).
+// Values in units of 2^40; or, with `factor`, rows of the gradient times it.
 template <bool Even, bool Gradient, class T>
-__global__ void __maxnreg__(80) to_spectra_kernel(Geometry g, const T* rows, const float* factor, const float* delta,
-                                                  bool by_cell, float2* spectra) {
+__global__ void __maxnreg__(80)
+    to_spectra_kernel(Geometry g, const T* rows, const float* factor, bool by_cell, float2* spectra) {
   extern __shared__ float2 x[];
   int u = blockIdx.z, block = blockIdx.y, blocks = gridDim.y;
   Span s(g, u, block, by_cell);
   if (s.begin >= s.end) return;
-  int pairs = (g.Dv + 1) / 2, column = blockIdx.x * kColumns + threadIdx.x % kColumns;
+  int column = blockIdx.x * kColumns + threadIdx.x % kColumns;
   int begin = s.begin - s.origin, end = (Gradient ? s.end : min(s.end, g.keys(u))) - s.origin;
   const T* p = rows + (Gradient ? g.output(u, s.origin) : g.value(u, s.origin)) + 2 * column;
   int stride = (Gradient ? g.H : g.Hkv) * g.Dv;
-  bool inside = column < pairs, ones = column == pairs, both = 2 * column + 1 < g.Dv;
+  bool inside = 2 * column < g.Dv, both = 2 * column + 1 < g.Dv;
   const float* by = factor + int64_t(u) * g.T + s.origin;
-  const float* less = delta + int64_t(u) * g.T + s.origin;
   float2* out = spectra + g.spectrum(u, 0, blocks, block) + column;
   int64_t step = int64_t(blocks) * g.columns;
   F::forward<true>(
       x, g.twiddles, g.log,
       [&](int i) -> float2 {
-        if (i < begin || i >= end) return {0, 0};
-        float scale = Gradient ? by[i] : 1 / kUnit;
-        if (ones) return {Gradient ? -scale * less[i] / kUnit : 1.0f, 0};
-        if (!inside) return {0, 0};
+        if (i < begin || i >= end || !inside) return {0, 0};
         float2 v = load_pair<Even>(p + int64_t(i) * stride, both);
+        float scale = Gradient ? by[i] : 1 / kUnit;
         return {scale * v.x, scale * v.y};
       },
       [&](int place, float2 v) { out[place * step] = v; });
@@ -92,32 +88,6 @@ __global__ void __maxnreg__(80)
         float2* out = rows + (int64_t(u) * g.T + at) * g.columns + column;
         float2 before = add ? *out : float2{0, 0};
         *out = {before.x + scale * v.x, before.y + scale * v.y};
-      });
-}
-
-// The normaliser alone, four tiles a block: lse, which rows must be done directly, and factor = 1 / (2L Dn), 0 for
-// those.
-__global__ void __maxnreg__(80)
-    normaliser_kernel(Geometry g, const float2* spectra, const float* shift, const float* bound, RowResults out) {
-  extern __shared__ float2 x[];
-  int u = blockIdx.z, tile = blockIdx.y * kColumns + threadIdx.x % kColumns;
-  bool on = tile < g.tiles;
-  const float2* in = spectra + g.spectrum(u, 0, g.tiles, tile) + (g.Dv + 1) / 2;
-  int64_t step = int64_t(g.tiles) * g.columns;
-  float top = on ? shift[int64_t(u) * g.tiles + tile] : 0, most = on ? bound[int64_t(u) * g.tiles + tile] : 0;
-  float scale = 1.0f / float(g.places());
-  F::inverse<true>(
-      x, g.twiddles, g.log,
-      [&](int place) {
-        return on ? in[place * step] : float2{0, 0};
-      },
-      [&](int i, float2 v) {
-        int at = tile * g.L + i;
-        if (!on || at >= g.T) return;
-        float mass = scale * v.x, l = top + logf(mass);
-        bool done = most <= g.largest_ratio * mass && isfinite(l);
-        int64_t row = int64_t(u) * g.T + at;
-        out.lse[row] = l, out.direct[row] = !done, out.factor[row] = done ? kUnit * scale / mass : 0.0f;
       });
 }
 
@@ -151,9 +121,8 @@ __global__ void __maxnreg__(80) to_values_kernel(Geometry g, const float2* spect
       });
 }
 
-dim3 grid_of(const Geometry& g, bool by_cell, int channels = 0) {
-  return dim3(unsigned(channels ? ceil_div((channels + 1) / 2, kColumns) : g.columns / kColumns),
-              unsigned(by_cell && !g.aligned ? g.cells : g.tiles), unsigned(g.units));
+dim3 grid_of(const Geometry& g, bool by_cell) {
+  return dim3(unsigned(g.columns / kColumns), unsigned(by_cell && !g.aligned ? g.cells : g.tiles), unsigned(g.units));
 }
 size_t shared_of(const Geometry& g) { return F::shared_bytes(g.log); }
 
@@ -167,42 +136,35 @@ bool even(const Geometry& g, const T* p) {
 template <class T>
 void values_to_spectra(const Geometry& g, const T* v, bool by_cell, float2* spectra, Device device) {
   auto kernel = even(g, v) ? to_spectra_kernel<true, false, T> : to_spectra_kernel<false, false, T>;
-  launch_shared(kernel, device, grid_of(g, by_cell), fft_threads(g), shared_of(g), g, v, nullptr, nullptr, by_cell,
-                spectra);
+  launch_shared(kernel, device, grid_of(g, by_cell), fft_threads(g), shared_of(g), g, v, nullptr, by_cell, spectra);
 }
 template <class T>
-void gradient_to_spectra(const Geometry& g, const T* dout, const RowGradients& d, bool by_cell, float2* spectra,
+void gradient_to_spectra(const Geometry& g, const T* dout, const float* factor, bool by_cell, float2* spectra,
                          Device device) {
   auto kernel = even(g, dout) ? to_spectra_kernel<true, true, T> : to_spectra_kernel<false, true, T>;
-  launch_shared(kernel, device, grid_of(g, by_cell), fft_threads(g), shared_of(g), g, dout, d.factor, d.delta, by_cell,
-                spectra);
+  launch_shared(kernel, device, grid_of(g, by_cell), fft_threads(g), shared_of(g), g, dout, factor, by_cell, spectra);
 }
 void spectra_to_rows(const Geometry& g, const float2* spectra, bool by_cell, bool add, float* rows, Device device) {
   launch_shared(to_rows_kernel, device, grid_of(g, by_cell), fft_threads(g), shared_of(g), g, spectra, by_cell, add,
                 reinterpret_cast<float2*>(rows));
 }
-void normalise(const Geometry& g, const float2* spectra, const float* shift, const float* bound, const RowResults& out,
-               Device device) {
-  launch_shared(normaliser_kernel, device, dim3(1, unsigned(ceil_div(g.tiles, kColumns)), unsigned(g.units)),
-                fft_threads(g), shared_of(g), g, spectra, shift, bound, out);
-}
 template <class T>
 void spectra_to_output(const Geometry& g, const float2* spectra, const float* factor, T* o, Device device) {
   auto kernel = even(g, o) ? to_values_kernel<true, false, T> : to_values_kernel<false, false, T>;
-  launch_shared(kernel, device, grid_of(g, false, g.Dv), fft_threads(g), shared_of(g), g, spectra, factor, nullptr,
-                nullptr, nullptr, o);
+  launch_shared(kernel, device, grid_of(g, false), fft_threads(g), shared_of(g), g, spectra, factor, nullptr, nullptr,
+                nullptr, o);
 }
 template <class T>
 void spectra_to_value_gradient(const Geometry& g, const float2* spectra, const RowGradients& d, T* dv, Device device) {
   auto kernel = even(g, dv) ? to_values_kernel<true, true, T> : to_values_kernel<false, true, T>;
-  launch_shared(kernel, device, grid_of(g, true, g.Dv), fft_threads(g), shared_of(g), g, spectra, nullptr,
+  launch_shared(kernel, device, grid_of(g, true), fft_threads(g), shared_of(g), g, spectra, nullptr,
                 reinterpret_cast<const float2*>(d.dv), d.listed, d.count, dv);
 }
 
-#define INSTANTIATE(T)                                                                                      \
-  template void values_to_spectra(const Geometry&, const T*, bool, float2*, Device);                        \
-  template void gradient_to_spectra(const Geometry&, const T*, const RowGradients&, bool, float2*, Device); \
-  template void spectra_to_output(const Geometry&, const float2*, const float*, T*, Device);                \
+#define INSTANTIATE(T)                                                                               \
+  template void values_to_spectra(const Geometry&, const T*, bool, float2*, Device);                 \
+  template void gradient_to_spectra(const Geometry&, const T*, const float*, bool, float2*, Device); \
+  template void spectra_to_output(const Geometry&, const float2*, const float*, T*, Device);         \
   template void spectra_to_value_gradient(const Geometry&, const float2*, const RowGradients&, T*, Device);
 INSTANTIATE(float)
 INSTANTIATE(bf16)

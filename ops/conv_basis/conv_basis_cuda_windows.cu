@@ -69,6 +69,36 @@ __global__ void __launch_bounds__(kScoreRows)
     if (r < used) scores[g.score_row(u, r0 + r) + p] = g.scale * sum[r];
 }
 
+__device__ __forceinline__ float factor(float logit, float mu) { return mu == -INFINITY ? 0.0f : expf(logit - mu); }
+
+// A warp per window: its largest logit, then cumulative sums, 32 lags at a time.
+__global__ void __launch_bounds__(128) sum_kernel(Geometry g, Triangle t) {
+  int u = blockIdx.z, r = blockIdx.y, d = blockIdx.x * 4 + threadIdx.x / 32, lane = threadIdx.x % 32;
+  int start = g.start(u, r), windows = start < g.T ? g.tiles - start / g.L : 0;
+  if (d >= windows) return;
+  int base = (d - 1) * g.L + 1, n = g.places(), first = max(t.first_lag, 0) - base, last = g.T - start - base;
+  const float* logits = t.scores + g.score_row(u, r) + start + base;
+  float mu = -INFINITY, sum = 0;
+#pragma unroll 8
+  for (int i = lane; i < n; i += 32) mu = fmaxf(mu, i >= first && i < min(last, n - 1) ? logits[i] : -INFINITY);
+  mu = warp_reduce<Max>(mu);
+  float* out = t.cumulative + g.window_at(u, r, d) * n;
+#pragma unroll 4
+  for (int i0 = 0; i0 < n; i0 += 32) {
+    int i = i0 + lane;
+    float a = i >= first && i < min(last, n - 1) ? factor(logits[i], mu) : 0.0f;
+#pragma unroll
+    for (int offset = 1; offset < 32; offset *= 2) {
+      float before = __shfl_up_sync(0xffffffffu, a, offset);
+      if (lane >= offset) a += before;
+    }
+    a += sum;
+    if (i < n) out[i] = a;
+    sum = __shfl_sync(0xffffffffu, a, 31);
+  }
+  if (lane == 0) t.mu[g.window_at(u, r, d)] = mu, t.length[g.window_at(u, r, d)] = sum;
+}
+
 // Windows d0 .. d0 + 7 of one segment. A thread's column of the transform holds windows d and d + 1, as the real and
 // the imaginary part; lag l of window d stands at row l - d L, modulo 2L.
 struct WindowBlock {
@@ -90,54 +120,24 @@ struct WindowBlock {
   }
 };
 
-// The same value for the threads that share a column, reduced over the block.
-template <class Op>
-__device__ float column_reduce(float x, float* partial) {
-  for (int offset = 16; offset >= kColumns; offset >>= 1) x = Op::apply(x, __shfl_xor_sync(0xffffffffu, x, offset));
-  __syncthreads();
-  if (threadIdx.x % 32 < kColumns) partial[threadIdx.x / 32 * kColumns + threadIdx.x % 32] = x;
-  __syncthreads();
-  x = Op::template identity<float>();
-  for (int w = 0; w < int(blockDim.x) / 32; ++w) x = Op::apply(x, partial[w * kColumns + threadIdx.x % kColumns]);
-  return x;
-}
-
 __global__ void __maxnreg__(80) windows_kernel(Geometry g, Triangle t) {
   extern __shared__ float2 x[];
-  __shared__ float partial[32 * kColumns];
   using F = TileFft<kColumns>;
   WindowBlock w(g, t.first_lag);
   if (w.empty()) return;
   const float* u = t.scores + g.score_row(w.u, w.r) + w.start;  // by lag
   int column = threadIdx.x % kColumns;
-  float mu[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
-#pragma unroll 4
-  for (int i = threadIdx.x / kColumns; i < w.n; i += blockDim.x / kColumns)
+  float mu[2];
 #pragma unroll
-    for (int s = 0; s < 2; ++s) {
-      int lag = w.lag(g, s, i);
-      if (lag >= 0) mu[s] = fmaxf(mu[s], u[lag]);
-    }
-#pragma unroll
-  for (int s = 0; s < 2; ++s) mu[s] = column_reduce<Max>(mu[s], partial);
-  float base[2] = {mu[0] == -INFINITY ? 0.0f : mu[0], mu[1] == -INFINITY ? 0.0f : mu[1]};
+  for (int s = 0; s < 2; ++s) mu[s] = w.d + s < w.windows ? t.mu[g.window_at(w.u, w.r, w.d + s)] : 0.0f;
   F::forward<false>(
       x, g.twiddles, g.log,
       [&](int i) -> float2 {
         int a = w.lag(g, 0, i), b = w.lag(g, 1, i);
-        float2 v{a >= 0 ? expf(u[a] - base[0]) : 0.0f, b >= 0 ? expf(u[b] - base[1]) : 0.0f};
-        sum[0] += v.x, sum[1] += v.y;
-        return v;
+        return {a >= 0 ? factor(u[a], mu[0]) : 0.0f, b >= 0 ? factor(u[b], mu[1]) : 0.0f};
       },
       [&](int place, float2 v) { x[F::at(place, column)] = v; });
-#pragma unroll
-  for (int s = 0; s < 2; ++s) {
-    sum[s] = column_reduce<Sum>(sum[s], partial);
-    if (threadIdx.x < kColumns && w.d + s < w.windows) {
-      t.mu[g.window_at(w.u, w.r, w.d + s)] = mu[s];
-      t.length[g.window_at(w.u, w.r, w.d + s)] = sum[s];
-    }
-  }
+  __syncthreads();
   for (int f = threadIdx.x / kColumns; f <= g.L; f += blockDim.x / kColumns) {
     float2 p = x[F::at(bit_reverse(f, g.log), column)];
     float2 m = x[F::at(bit_reverse((w.n - f) % w.n, g.log), column)];
@@ -169,8 +169,11 @@ __global__ void __maxnreg__(80) window_gradient_kernel(Geometry g, Triangle t) {
         for (int s = 0; s < 2; ++s) {
           int lag = w.lag(g, s, i);
           if (lag < 0) continue;
-          float a = mu[s] == -INFINITY ? 0.0f : expf(t.scores[row + lag] - mu[s]);
-          (i < g.L ? t.du : t.du_low)[row + lag] = a * (s ? v.y : v.x) * (kUnit / float(w.n));
+          float du = factor(t.scores[row + lag], mu[s]) * (s ? v.y : v.x) * (kUnit / float(w.n));
+          if (i < g.L)
+            t.du[row + lag] += du;
+          else
+            t.du_low[row + lag] = du;
         }
       });
 }
@@ -235,6 +238,10 @@ template void score_segments(const Geometry&, const Triangle&, const float*, con
 template void score_segments(const Geometry&, const Triangle&, const bf16*, const bf16*, Device);
 template void score_segments(const Geometry&, const Triangle&, const f16*, const f16*, Device);
 
+void sum_windows(const Geometry& g, const Triangle& t, Device device) {
+  dim3 grid(unsigned(ceil_div(g.tiles, 4)), unsigned(g.segments), unsigned(g.units));
+  launch_shared(sum_kernel, device, grid, 128, 0, g, t);
+}
 void transform_windows(const Geometry& g, const Triangle& t, Device device) {
   launch_shared(windows_kernel, device, window_grid(g), fft_threads(g), TileFft<kColumns>::shared_bytes(g.log), g, t);
 }

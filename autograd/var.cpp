@@ -220,7 +220,7 @@ class Backward {
   void accumulate_leaf(Slot& leaf, Tensor grad) {
     if (apart_) {
       auto mine = gradients_.find(&leaf);
-      if (grad && mine != gradients_.end()) add(mine->second, std::move(grad));
+      if (grad && mine != gradients_.end()) add(mine->second, grad.to(leaf.dtype));
       return;
     }
     if (grad) {

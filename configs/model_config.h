@@ -122,7 +122,9 @@ struct ModelConfig {
         field("mlp_epilogue", &M::mlp_epilogue,
               "GELU (tanh) within the matrix products of the MLP; on an H200 two separate passes were faster"),
         field("head_chunk", &M::head_chunk,
-              "rows whose logits a training step holds at once; auto: all while they take up to 4 GiB; or none"),
+              "rows whose logits a training step holds at once; auto: 1 GiB of them on a GPU, elsewhere all up to 4 "
+              "GiB; or "
+              "none"),
         field("tie_embeddings", &M::tie_embeddings, "output head = token embedding; default: the family's"),
         field("bias", &M::bias, "biases in linear and norm layers; default: the family's"),
         field("attention", &M::attention, ""),

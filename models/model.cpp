@@ -7,14 +7,23 @@
 namespace basis::models {
 namespace {
 
-// `auto` leaves logits of up to kLogits bytes in one piece, and cuts more into chunks of about kChunk bytes.
-constexpr int64_t kLogits = int64_t{4} << 30, kChunk = int64_t{256} << 20;
+// `auto` leaves logits of up to kLogits bytes in one piece, and cuts more into chunks of about kChunk bytes. On a GPU
+// always: the loss and its gradient then take one pass over the logits, and pieces of a gigabyte keep it busy.
+constexpr int64_t kLogits = int64_t{4} << 30, kChunk = int64_t{1} << 28, kChunkCuda = int64_t{1} << 30;
+
+// Chunks of about equal size, a multiple of 128 rows where there are several.
+int64_t chunk_of(int64_t rows, int64_t most) {
+  int64_t chunks = std::max<int64_t>(1, (rows + most - 1) / std::max<int64_t>(1, most));
+  int64_t each = (rows + chunks - 1) / chunks;
+  return chunks == 1 ? std::max<int64_t>(1, rows) : (each + 127) / 128 * 128;
+}
 
 // Rows whose logits exist at once; 0: all.
 int64_t chunk_rows(const configs::ModelConfig& c, int64_t rows, const Tensor& weight) {
   if (c.head_chunk == "none") return 0;
   if (c.head_chunk != "auto") return std::stoll(c.head_chunk);
   int64_t row = weight.size(0) * size_of(weight.dtype());
+  if (weight.device().is_cuda()) return chunk_of(rows, kChunkCuda / row);
   return rows * row <= kLogits ? 0 : std::max<int64_t>(1, kChunk / row);
 }
 

@@ -34,6 +34,7 @@ struct Gemm {
 void gemm(const Gemm& g, DType dtype, Device device);
 
 // out = op(a) op(b) (+ beta out) (+ bias) for contiguous 2-D tensors. Throws core::Error when shapes disagree.
+// `out` may be f32 where a and b are bf16 or f16 (without bias).
 void matmul(const Tensor& a, bool trans_a, const Tensor& b, bool trans_b, const Tensor& out, double beta = 0,
             const Tensor& bias = {});
 

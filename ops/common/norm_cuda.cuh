@@ -188,10 +188,9 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // A block adds up 32 columns of partials [blocks, 2c]; its warps take every so-manieth row and are added in order.
-template <class T>
+template <class A>
 __global__ void __launch_bounds__(1024)
-    finish_kernel(const Accumulator<T>* partials, int64_t blocks, int64_t c, T* dweight, T* dbias) {
-  using A = Accumulator<T>;
+    finish_kernel(const A* partials, int64_t blocks, int64_t c, A* dweight, A* dbias) {
   __shared__ A part[32][33];
   int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   int64_t j = int64_t(blockIdx.x) * 32 + lane;
@@ -203,8 +202,8 @@ __global__ void __launch_bounds__(1024)
   A total = warp_reduce<Sum>(part[lane][warp]);
   j = int64_t(blockIdx.x) * 32 + warp;
   if (lane != 0 || j >= 2 * c) return;
-  if (j < c && dweight) dweight[j] = device_convert<T>(total);
-  if (j >= c && dbias) dbias[j - c] = device_convert<T>(total);
+  if (j < c && dweight) dweight[j] = total;
+  if (j >= c && dbias) dbias[j - c] = total;
 }
 
 // run(std::integral_constant<int, Passes>) with the fewest vectors of W a lane that hold a row, or false.
@@ -258,8 +257,8 @@ void backward(const Tensor& x, const Tensor& weight, const Tensor& mean, const T
     launch(wide_backward_kernel<T, Rms>, x.device(), blocks, kThreads, in, w, pointer<A>(mean), rstd.data<A>(), d, s,
            out, pointer<A>(partials), n, c);
   if (partials)
-    launch(finish_kernel<T>, x.device(), ceil_div(2 * c, 32), 1024, partials.data<A>(), blocks, c, pointer<T>(dweight),
-           pointer<T>(dbias));
+    launch(finish_kernel<A>, x.device(), ceil_div(2 * c, 32), 1024, partials.data<A>(), blocks, c, pointer<A>(dweight),
+           pointer<A>(dbias));
 }
 
 }  // namespace basis::ops::norm

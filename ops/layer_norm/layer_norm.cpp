@@ -38,7 +38,8 @@ Statistics normalise(const Tensor& x, const Tensor& r, const Tensor& w, const Te
 Tensors gradients(const Context& ctx, const Tensor& dy, const Tensor& dsum, bool need_w, bool need_b) {
   const Tensor &x = ctx.saved(0), &w = ctx.saved(1);
   Tensor dx = x.empty_like();
-  Tensor dw = need_w ? w.empty_like() : Tensor(), db = need_b ? w.empty_like() : Tensor();
+  auto vector = [&] { return Tensor::empty(w.shape(), statistics_dtype(w.dtype()), w.device()); };
+  Tensor dw = need_w ? vector() : Tensor(), db = need_b ? vector() : Tensor();
   if (x.numel()) {
     layer_norm_backward(x.device().type, x.dtype(), rows(x), w, ctx.saved(2), ctx.saved(3), rows(dy), rows(dsum),
                         rows(dx), dw, db);

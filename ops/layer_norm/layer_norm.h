@@ -17,7 +17,8 @@ inline constinit KernelTable<void(const Tensor& x, const Tensor& residual, const
                                   double eps, const Tensor& y, const Tensor& sum, const Tensor& mean,
                                   const Tensor& rstd)>
     layer_norm_forward{"layer_norm"};
-// dx = gradient through the normalisation, plus `dsum` when defined. dweight, dbias [C] may be undefined.
+// dx = gradient through the normalisation, plus `dsum` when defined. dweight, dbias [C], f32 (f64 for f64), may be
+// undefined.
 inline constinit KernelTable<void(const Tensor& x, const Tensor& weight, const Tensor& mean, const Tensor& rstd,
                                   const Tensor& dy, const Tensor& dsum, const Tensor& dx, const Tensor& dweight,
                                   const Tensor& dbias)>

@@ -1,4 +1,5 @@
 // y = x W^T + b        dx = dy W        dW = dy^T x        db = sum of dy over rows
+// dW and db leave in the f32 that they are summed in, as the masters of 16-bit weights want them.
 #include "ops/linear/linear.h"
 
 #include "autograd/registry.h"
@@ -34,11 +35,11 @@ struct Linear {
       core::matmul(rows(dy), false, w, false, rows(dx));
     }
     if (ctx.needs(1)) {
-      dw = Tensor::empty({dy.size(-1), x.size(-1)}, dy.dtype(), dy.device());
+      dw = Tensor::empty({dy.size(-1), x.size(-1)}, wide(dy.dtype()), dy.device());
       core::matmul(rows(dy), true, rows(x), false, dw);
     }
     if (ctx.needs(2)) {
-      db = Tensor::empty({dy.size(-1)}, dy.dtype(), dy.device());
+      db = Tensor::empty({dy.size(-1)}, wide(dy.dtype()), dy.device());
       if (dy.numel())
         column_sum(dy.device().type, dy.dtype(), rows(dy), db);
       else
@@ -64,6 +65,7 @@ struct Linear {
   }
 
  private:
+  static DType wide(DType t) { return t == DType::f64 ? t : DType::f32; }
   static Tensor rows(const Tensor& t) {
     int64_t c = t.size(-1), n = 1;
     for (int i = 0; i + 1 < t.dim(); ++i) n *= t.size(i);

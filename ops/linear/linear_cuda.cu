@@ -50,10 +50,21 @@ template <class T>
 void column_sum_cuda(const Tensor& x, const Tensor& out) {
   using A = Accumulator<T>;
   int64_t n = x.size(0), c = x.size(1), slices = std::min<int64_t>(256, ceil_div(n, kRowsOfBlock));
-  if (slices <= 1) return sum_rows(x.device(), x.data<T>(), out.data<T>(), n, c, 1);
-  Tensor partial = Tensor::empty({slices, c}, dtype_of<A>(), x.device());
-  sum_rows(x.device(), x.data<T>(), partial.data<A>(), n, c, slices);
-  sum_rows(x.device(), partial.data<A>(), out.data<T>(), slices, c, 1);
+  Tensor partial;
+  if (slices > 1) {
+    partial = Tensor::empty({slices, c}, dtype_of<A>(), x.device());
+    sum_rows(x.device(), x.data<T>(), partial.data<A>(), n, c, slices);
+  }
+  auto finish = [&](auto* to) {
+    if (partial)
+      sum_rows(x.device(), partial.data<A>(), to, slices, c, 1);
+    else
+      sum_rows(x.device(), x.data<T>(), to, n, c, 1);
+  };
+  if (out.dtype() == dtype_of<T>())
+    finish(out.data<T>());
+  else
+    finish(out.data<A>());
 }
 
 REGISTER_KERNEL(column_sum, cuda, f32, column_sum_cuda<float>)

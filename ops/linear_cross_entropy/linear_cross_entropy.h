@@ -15,7 +15,7 @@ struct LinearCrossEntropyOptions {
 // x [..., C], weight [V, C], bias [V] or undefined, one float dtype; targets [N] i32 in [0, V) or ignore_index, one for
 // each row of x -> scale * sum of (logsumexp - logit[target]), shape []; f32, or f64 for f64. The forward pass computes
 // the gradients too, chunk by chunk (a backward pass would have to compute the logits again), and keeps those of x, in
-// its dtype, and of weight and bias, in f32. Targets are range-checked on the CPU only.
+// its dtype, and of weight and bias, in f32 (f64 for f64). Targets are range-checked on the CPU only.
 Var linear_cross_entropy(const Var& x, const Var& weight, const Var& bias, const Tensor& targets,
                          const LinearCrossEntropyOptions& options = {});
 
@@ -34,12 +34,12 @@ struct LinearCrossEntropyAttrs {
   LinearCrossEntropyAttrs to(Device device) const { return {targets.to(device), options}; }
 };
 
-// logits [n,V], overwritten by softmax(logits) - [v = target], 0 where ignored, when `gradient`; loss [n] and, where
-// defined, hits [n] of each row, f32 (f64 for f64), 0 where ignored.
+// logits [n,V], rows any distance apart, overwritten by softmax(logits) - [v = target], 0 where ignored, when
+// `gradient`; loss [n] and, where defined, hits [n] of each row, f32 (f64 for f64), 0 where ignored.
 inline constinit KernelTable<void(const Tensor& logits, const Tensor& targets, int32_t ignore_index, bool gradient,
                                   const Tensor& loss, const Tensor& hits)>
     cross_entropy_chunk{"linear_cross_entropy"};
-// y = factor * by * x: `by` [] is read on the device; y may be x, or of another dtype. By x's dtype.
+// y = factor * by * x, one dtype: `by` [] (f32, f64 for f64) is read on the device; y may be x.
 inline constinit KernelTable<void(const Tensor& x, double factor, const Tensor& by, const Tensor& y)> scaled_by{
     "scaled_by"};
 

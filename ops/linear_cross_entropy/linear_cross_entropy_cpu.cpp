@@ -31,7 +31,7 @@ void chunk(const Tensor& logits, const Tensor& targets, int32_t ignore, bool gra
   check_targets(target, n, v, ignore);
   core::parallel_for(n, std::max<int64_t>(1, 8192 / v), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      T* z = logits.data<T>() + i * v;
+      T* z = logits.data<T>() + i * logits.stride(0);
       T top = z[0];
       for (int64_t j = 1; j < v; ++j) top = z[j] > top ? z[j] : top;
       T log_sum = top + std::log(lane_sum<T>(v, [&](int64_t j) { return fast_exp(z[j] - top); }));

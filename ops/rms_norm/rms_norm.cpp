@@ -26,7 +26,9 @@ Tensor normalise(const Tensor& x, const Tensor& r, const Tensor& w, double eps, 
 // {dx, dw}; saved are x (or the sum), w, rstd.
 Tensors gradients(const Context& ctx, const Tensor& dy, const Tensor& dsum, bool need_w) {
   const Tensor &x = ctx.saved(0), &w = ctx.saved(1);
-  Tensor dx = x.empty_like(), dw = need_w ? w.empty_like() : Tensor();
+  Tensor dx = x.empty_like(),
+         dw = need_w ? Tensor::empty(w.shape(), w.dtype() == DType::f64 ? DType::f64 : DType::f32, w.device())
+                     : Tensor();
   if (x.numel())
     rms_norm_backward(x.device().type, x.dtype(), rows(x), w, ctx.saved(2), rows(dy), rows(dsum), rows(dx), dw);
   else if (dw)

@@ -16,7 +16,7 @@ Normed add_rms_norm(const Var& x, const Var& residual, const Var& weight, double
 inline constinit KernelTable<void(const Tensor& x, const Tensor& residual, const Tensor& weight, double eps,
                                   const Tensor& y, const Tensor& sum, const Tensor& rstd)>
     rms_norm_forward{"rms_norm"};
-// dx = gradient through the normalisation, plus `dsum` when defined. dweight [C] may be undefined.
+// dx = gradient through the normalisation, plus `dsum` when defined. dweight [C], f32 (f64 for f64), may be undefined.
 inline constinit KernelTable<void(const Tensor& x, const Tensor& weight, const Tensor& rstd, const Tensor& dy,
                                   const Tensor& dsum, const Tensor& dx, const Tensor& dweight)>
     rms_norm_backward{"rms_norm backward"};

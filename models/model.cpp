@@ -1,5 +1,7 @@
 #include "models/model.h"
 
+#include <algorithm>
+
 #include "ops/cross_entropy/cross_entropy.h"
 #include "ops/linear/linear.h"
 #include "ops/view/view.h"
@@ -18,16 +20,23 @@ int64_t chunk_of(int64_t rows, int64_t most) {
   return chunks == 1 ? std::max<int64_t>(1, rows) : (each + 127) / 128 * 128;
 }
 
-// Rows whose logits exist at once; 0: all.
-int64_t chunk_rows(const configs::ModelConfig& c, int64_t rows, const Tensor& weight) {
+// For the fused head: 0 where the logits may be one tensor.
+int64_t chunk_rows(const configs::ModelConfig& c, int64_t rows, int64_t row, bool gpu) {
   if (c.head_chunk == "none") return 0;
   if (c.head_chunk != "auto") return std::stoll(c.head_chunk);
-  int64_t row = weight.size(0) * size_of(weight.dtype());
-  if (weight.device().is_cuda()) return chunk_of(rows, kChunkCuda / row);
+  if (gpu) return chunk_of(rows, kChunkCuda / row);
   return rows * row <= kLogits ? 0 : std::max<int64_t>(1, kChunk / row);
+}
+int64_t chunk_rows(const configs::ModelConfig& c, int64_t rows, const Tensor& weight) {
+  return chunk_rows(c, rows, weight.size(0) * size_of(weight.dtype()), weight.device().is_cuda());
 }
 
 }  // namespace
+
+int64_t logit_bytes(const configs::ModelConfig& c, int64_t rows, DType dtype, bool gpu) {
+  int64_t row = c.vocab_size * size_of(dtype), chunk = chunk_rows(c, rows, row, gpu);
+  return row * (chunk ? std::min(chunk, rows) : rows);
+}
 
 Var Model::logits(const Pass& pass, const Tensor& ids, const Tensor& types) const {
   Head h = head(pass, ids, types);

@@ -35,6 +35,9 @@ class Model : public Module {
   configs::ModelConfig config_;
 };
 
+// What the logits of `rows` tokens take at once in a training step, as model.head_chunk says.
+int64_t logit_bytes(const configs::ModelConfig& config, int64_t rows, DType dtype, bool gpu);
+
 // Builds the family that the config names; vocab_size must be set. Throws core::Error (usage) for what cannot be built.
 std::unique_ptr<Model> make_model(const configs::ModelConfig& config);
 

@@ -277,11 +277,12 @@ std::string describe_run(const configs::Config& config) {
           half = c.train.precision == "bf16" || c.train.precision == "f16" ? 2 : 4;
   int64_t micro = c.train.micro_batch ? c.train.micro_batch : c.train.global_batch, tokens = micro * c.data.seq_len;
   int64_t wide = c.model.d_ff ? c.model.d_ff : 4 * c.model.d_model;
+  bool gpu = c.run.device != "cpu" && (c.run.device == "cuda" || core::device_count(core::DeviceType::cuda) > 0);
   // Per layer and token: norms, sums, q, k, v, o and branches (about 10 C), the MLP's hidden layer twice; logits once.
   int64_t layer = tokens * (10 * c.model.d_model + 2 * wide) * half;
   int64_t activations = (c.train.recompute == "block" ? layer + c.model.n_layer * tokens * 2 * c.model.d_model * half
                                                       : c.model.n_layer * layer) +
-                        tokens * c.model.vocab_size * half;
+                        models::logit_bytes(c.model, tokens, core::parse_dtype(c.train.precision), gpu);
   int64_t state = (n + trained * (c.optimizer.type == "adamw" ? 3 : 2)) * 4 + (half == 2 ? n * 2 : 0);
   return configs::dump_yaml(c) + describe_groups(c, model->parameters()) +
          fmt::format(

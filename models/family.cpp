@@ -49,7 +49,7 @@ Mlp::Options mlp_options(const ModelConfig& c) {
           .hidden = mlp_width(c),
           .activation = activation(c),
           .bias = has_bias(c),
-          .fused = c.mlp_epilogue,
+          .epilogue = c.mlp_epilogue,
           .init_std = c.init_std,
           .out_init_std = output_init_std(c)};
 }

@@ -51,7 +51,8 @@ ops::Normed Norm::add(const Pass& pass, const Var& branch, const Var& residual) 
 
 Mlp::Mlp(const Options& o)
     : activation_(o.activation),
-      fused_(o.fused && o.activation == Activation::gelu_tanh),
+      fused_(o.activation == Activation::gelu_tanh),
+      epilogue_(o.epilogue),
       up_(o.channels, o.hidden, o.bias, o.init_std),
       down_(o.hidden, o.channels, o.bias, o.out_init_std) {
   if (activation_ == Activation::swiglu) {
@@ -65,12 +66,16 @@ Mlp::Mlp(const Options& o)
 Var Mlp::operator()(const Pass& pass, const Var& x) const {
   if (fused_)
     return ops::gelu_mlp(x, operand(pass, up_.weight), operand(pass, up_.bias), operand(pass, down_.weight),
-                         operand(pass, down_.bias));
+                         operand(pass, down_.bias), {epilogue_});
+  if (gate_) {
+    auto h = ops::linear_group(x, {operand(pass, gate_->weight), operand(pass, up_.weight)},
+                               {operand(pass, gate_->bias), operand(pass, up_.bias)});  // [B,T,F] twice
+    return down_(pass, ops::swiglu(h[0], h[1]));                                        // [B,T,C]
+  }
   Var h = up_(pass, x);  // [B,T,F]
   switch (activation_) {
     case Activation::swiglu:
-      h = ops::swiglu((*gate_)(pass, x), h);
-      break;
+      break;  // has a gate
     case Activation::silu:
       h = ops::silu(h);
       break;
@@ -78,8 +83,7 @@ Var Mlp::operator()(const Pass& pass, const Var& x) const {
       h = ops::gelu_erf(h);
       break;
     case Activation::gelu_tanh:
-      h = ops::gelu_tanh(h);
-      break;
+      break;  // fused
   }
   return down_(pass, h);  // [B,T,C]
 }

@@ -52,7 +52,7 @@ class Mlp : public Module {
     int64_t channels, hidden;
     Activation activation;
     bool bias;
-    bool fused;  // GELU in the matrix products' epilogues (tanh form)
+    bool epilogue;  // GELU (tanh form) within the matrix products instead of passes of its own
     double init_std, out_init_std;
   };
   explicit Mlp(const Options& options);
@@ -60,7 +60,7 @@ class Mlp : public Module {
 
  private:
   Activation activation_;
-  bool fused_;
+  bool fused_, epilogue_;
   std::unique_ptr<Linear> gate_;  // swiglu only
   Linear up_, down_;
 };

@@ -7,6 +7,7 @@
 // S lies at the front and S' at the back of the channels, after a permutation when the basis is pivoted.
 #include "models/attention/attention.h"
 #include "models/attention/projection.h"
+#include "ops/linear/linear.h"
 #include "ops/permute_channels/permute_channels.h"
 #include "ops/view/view.h"
 
@@ -32,7 +33,11 @@ class HeadProjector : public Projector {
 
   QKV qkv(const Pass& pass, const Var& input) const override {
     Var x = order_ ? ops::permute_channels(input, order_.value().to(core::DType::i32)) : input;  // [B,T,C]
-    return {split(q_(pass, x), heads_), split(k_(pass, x), kv_heads_), split(v_(pass, x), kv_heads_)};
+    if (!k_.dense() || !v_.dense())
+      return {split(q_(pass, x), heads_), split(k_(pass, x), kv_heads_), split(v_(pass, x), kv_heads_)};
+    auto y = ops::linear_group(x, {operand(pass, q_.weight), operand(pass, k_.weight()), operand(pass, v_.weight())},
+                               {operand(pass, q_.bias), operand(pass, k_.bias()), operand(pass, v_.bias())});
+    return {split(y[0], heads_), split(y[1], kv_heads_), split(y[2], kv_heads_)};
   }
 
   Var out(const Pass& pass, const Var& mixed) const override {

@@ -19,6 +19,9 @@ class Projection : public Module {
     if (bias) parameter(bias_, "bias", {out}, Init::zeros());
   }
   Var operator()(const Pass& pass, const Var& x) const;  // [..., channels] -> [..., heads * head_dim]
+  bool dense() const { return !bd_; }
+  const Var& weight() const { return weight_; }
+  const Var& bias() const { return bias_; }
 
  private:
   bool bd_;

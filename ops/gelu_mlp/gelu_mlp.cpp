@@ -11,9 +11,9 @@ namespace basis::ops {
 
 struct GeluMlp {
   static constexpr std::string_view name = "gelu_mlp";
-  struct Attrs {};
+  using Attrs = GeluMlpOptions;
 
-  static Tensor forward(Context& ctx, const Attrs&, const Tensor& x, const Tensor& up, const Tensor& up_bias,
+  static Tensor forward(Context& ctx, const Attrs& a, const Tensor& x, const Tensor& up, const Tensor& up_bias,
                         const Tensor& down, const Tensor& down_bias) {
     require_float(x, name);
     bool matrices = up.defined() && down.defined() && up.dim() == 2 && down.dim() == 2 && x.dim() >= 1 &&
@@ -24,7 +24,7 @@ struct GeluMlp {
     require(up_bias.defined() == down_bias.defined(), name, "both biases or none", "one");
     if (up_bias) require_shape(up_bias, {up.size(0)}, x, name), require_shape(down_bias, {down.size(0)}, x, name);
     Tensor in = rows(x), pre = like(x, {in.size(0), up.size(0)}), hidden = pre.empty_like();
-    if (pre.numel()) gelu_mlp_up(x.device().type, x.dtype(), in, up, up_bias, pre, hidden);
+    if (pre.numel()) gelu_mlp_up(x.device().type, x.dtype(), a, in, up, up_bias, pre, hidden);
     Shape shape = x.shape();
     shape[x.dim() - 1] = down.size(0);
     Tensor y = like(x, shape);
@@ -33,20 +33,20 @@ struct GeluMlp {
     return y;
   }
 
-  static Tensors backward(const Context& ctx, const Attrs&, const Tensor& dy) {
+  static Tensors backward(const Context& ctx, const Attrs& a, const Tensor& dy) {
     const Tensor &x = ctx.saved(0), &up = ctx.saved(1), &down = ctx.saved(2), &pre = ctx.saved(3);
     Tensor dout = rows(dy), dx, dup, dup_bias, ddown, ddown_bias;
-    if (ctx.needs(3)) core::matmul(dout, true, ctx.saved(4), false, ddown = down.empty_like());
-    if (ctx.needs(4)) sum_rows(dout, ddown_bias = like(dy, {down.size(0)}));
+    if (ctx.needs(3)) core::matmul(dout, true, ctx.saved(4), false, ddown = wide_like(dy, down.shape()));
+    if (ctx.needs(4)) sum_rows(dout, ddown_bias = wide_like(dy, {down.size(0)}));
     if (!ctx.needs(0) && !ctx.needs(1) && !ctx.needs(2)) return {dx, dup, dup_bias, ddown, ddown_bias};
     Tensor dpre = pre.empty_like();
-    if (ctx.needs(2)) dup_bias = like(dy, {up.size(0)});
+    if (ctx.needs(2)) dup_bias = a.epilogue ? like(dy, {up.size(0)}) : wide_like(dy, {up.size(0)});
     if (pre.numel())
-      gelu_mlp_down_backward(dy.device().type, dy.dtype(), dout, down, pre, dpre, dup_bias);
+      gelu_mlp_down_backward(dy.device().type, dy.dtype(), a, dout, down, pre, dpre, dup_bias);
     else if (dup_bias)
       core::fill(dup_bias, 0);
     if (ctx.needs(0)) core::matmul(dpre, false, up, false, rows(dx = like(dy, x.shape())));
-    if (ctx.needs(1)) core::matmul(dpre, true, rows(x), false, dup = up.empty_like());
+    if (ctx.needs(1)) core::matmul(dpre, true, rows(x), false, dup = wide_like(dy, up.shape()));
     return {dx, dup, dup_bias, ddown, ddown_bias};
   }
 
@@ -64,6 +64,15 @@ struct GeluMlp {
          .inputs = {{{40, 16}}, {{32, 16}}, {{32}}, {{16, 32}}, {{16}}},
          .factor = 4,
          .reduction_length = 40},
+        {.name = "epilogue",
+         .attrs = {.epilogue = true},
+         .inputs = {{{40, 16}}, {{32, 16}}, {{32}}, {{16, 32}}, {{16}}},
+         .factor = 4,
+         .reduction_length = 40},
+        {.name = "many rows",
+         .inputs = {{{300, 16}}, {{264, 16}}, {{264}}, {{16, 264}}, {{16}}},
+         .factor = 4,
+         .reduction_length = 300},
         {.name = "one", .inputs = {{{1}}, {{1, 1}}, {{1}}, {{1, 1}}, {{1}}}, .factor = 4},
         {.name = "no rows", .inputs = {{{0, 3}}, {{2, 3}}, {{2}}, {{3, 2}}, {{3}}}},
     };
@@ -75,6 +84,10 @@ struct GeluMlp {
   }
 
  private:
+  // Gradients of weights and biases leave in f32 (f64 for f64), as the masters of 16-bit weights want them.
+  static Tensor wide_like(const Tensor& x, const Shape& shape) {
+    return Tensor::empty(shape, x.dtype() == DType::f64 ? DType::f64 : DType::f32, x.device());
+  }
   static Tensor like(const Tensor& x, const Shape& shape) { return Tensor::empty(shape, x.dtype(), x.device()); }
   static Tensor rows(const Tensor& t) {
     int64_t n = 1;
@@ -90,8 +103,9 @@ struct GeluMlp {
 };
 REGISTER_OP(GeluMlp)
 
-Var gelu_mlp(const Var& x, const Var& up, const Var& up_bias, const Var& down, const Var& down_bias) {
-  return autograd::apply<GeluMlp>({}, x, up, up_bias, down, down_bias);
+Var gelu_mlp(const Var& x, const Var& up, const Var& up_bias, const Var& down, const Var& down_bias,
+             const GeluMlpOptions& options) {
+  return autograd::apply<GeluMlp>(options, x, up, up_bias, down, down_bias);
 }
 
 }  // namespace basis::ops

@@ -10,7 +10,8 @@ namespace {
 constexpr int64_t kGrain = 4096;  // elements worth a thread
 
 template <class T>
-void up_cpu(const Tensor& x, const Tensor& up, const Tensor& bias, const Tensor& pre, const Tensor& hidden) {
+void up_cpu(const GeluMlpOptions&, const Tensor& x, const Tensor& up, const Tensor& bias, const Tensor& pre,
+            const Tensor& hidden) {
   core::matmul(x, false, up, true, pre, 0, bias);
   const T* p = pre.data<T>();
   T* h = hidden.data<T>();
@@ -20,8 +21,8 @@ void up_cpu(const Tensor& x, const Tensor& up, const Tensor& bias, const Tensor&
 }
 
 template <class T>
-void down_backward_cpu(const Tensor& dy, const Tensor& down, const Tensor& pre, const Tensor& dpre,
-                       const Tensor& dbias) {
+void down_backward_cpu(const GeluMlpOptions&, const Tensor& dy, const Tensor& down, const Tensor& pre,
+                       const Tensor& dpre, const Tensor& dbias) {
   core::matmul(dy, false, down, false, dpre);
   const T* p = pre.data<T>();
   T* d = dpre.data<T>();

@@ -1,0 +1,104 @@
+// y_i = x W_i^T + b_i        dx = sum_i dy_i W_i        dW_i = dy_i^T x        db_i = sum of dy_i over rows
+#include "autograd/registry.h"
+#include "ops/linear/parts.h"
+
+namespace basis::ops {
+namespace {
+
+constexpr size_t weight_at(size_t i) { return 1 + 2 * i; }  // among the inputs; its bias follows
+
+template <size_t N>
+std::array<Tensor, N> forward_group(Context& ctx, std::string_view name, const Tensor& x,
+                                    const std::array<std::array<Tensor, 2>, N>& maps) {
+  std::array<Tensor, N> ys;
+  bool any = false;
+  for (size_t i = 0; i < N; ++i) {
+    affine::check(x, maps[i][0], maps[i][1], name);
+    ys[i] = affine::product(x, maps[i][0], maps[i][1]);
+    any |= ctx.needs(int(weight_at(i)));
+  }
+  auto weight = [&](size_t i) { return ctx.needs(0) && i < N ? maps[i][0] : Tensor(); };
+  ctx.save({any ? x : Tensor(), weight(0), weight(1), N > 2 ? weight(N - 1) : Tensor()});
+  return ys;
+}
+
+template <size_t N>
+Tensors backward_group(const Context& ctx, const std::array<Tensor, N>& dys) {
+  Tensors gradients(1 + 2 * N);
+  for (size_t i = 0; i < N; ++i) {
+    size_t at = weight_at(i);
+    if (ctx.needs(0)) affine::add_input_gradient(dys[i], ctx.saved(1 + i), gradients[0]);
+    if (ctx.needs(int(at))) gradients[at] = affine::weight_gradient(dys[i], ctx.saved(0));
+    if (ctx.needs(int(at) + 1)) gradients[at + 1] = affine::bias_gradient(dys[i]);
+  }
+  return gradients;
+}
+
+}  // namespace
+
+struct LinearPair {
+  static constexpr std::string_view name = "linear_pair";
+  struct Attrs {};
+  static std::array<Tensor, 2> forward(Context& ctx, const Attrs&, const Tensor& x, const Tensor& w0, const Tensor& b0,
+                                       const Tensor& w1, const Tensor& b1) {
+    return forward_group<2>(ctx, name, x, {{{w0, b0}, {w1, b1}}});
+  }
+  static Tensors backward(const Context& ctx, const Attrs&, const Tensor& dy0, const Tensor& dy1) {
+    return backward_group<2>(ctx, {dy0, dy1});
+  }
+  static std::vector<Sample<LinearPair>> samples() {
+    InputSpec none{.given = false};
+    return {
+        {.name = "no biases", .inputs = {{{2, 5, 7}}, {{3, 7}}, none, {{4, 7}}, none}, .reduction_length = 10},
+        {.name = "biases", .inputs = {{{9, 4}}, {{6, 4}}, {{6}}, {{6, 4}}, {{6}}}, .reduction_length = 18},
+        {.name = "one by one", .inputs = {{{1, 1}}, {{1, 1}}, {{1}}, {{1, 1}}, {{1}}}},
+        {.name = "no rows", .inputs = {{{0, 3}}, {{2, 3}}, {{2}}, {{1, 3}}, {{1}}}},
+    };
+  }
+  static std::vector<ErrorSample<LinearPair>> error_samples() {
+    return {{"second width differs", {}, {{{2, 5}}, {{3, 5}}, {.given = false}, {{3, 4}}, {.given = false}}}};
+  }
+};
+REGISTER_OP(LinearPair)
+
+struct LinearTriple {
+  static constexpr std::string_view name = "linear_triple";
+  struct Attrs {};
+  static std::array<Tensor, 3> forward(Context& ctx, const Attrs&, const Tensor& x, const Tensor& w0, const Tensor& b0,
+                                       const Tensor& w1, const Tensor& b1, const Tensor& w2, const Tensor& b2) {
+    return forward_group<3>(ctx, name, x, {{{w0, b0}, {w1, b1}, {w2, b2}}});
+  }
+  static Tensors backward(const Context& ctx, const Attrs&, const Tensor& dy0, const Tensor& dy1, const Tensor& dy2) {
+    return backward_group<3>(ctx, {dy0, dy1, dy2});
+  }
+  static std::vector<Sample<LinearTriple>> samples() {
+    InputSpec none{.given = false};
+    return {
+        {.name = "biases",
+         .inputs = {{{2, 5, 8}}, {{8, 8}}, {{8}}, {{4, 8}}, {{4}}, {{4, 8}}, {{4}}},
+         .reduction_length = 16},
+        {.name = "some biases",
+         .inputs = {{{9, 4}}, {{6, 4}}, {{6}}, {{3, 4}}, none, {{3, 4}}, {{3}}},
+         .reduction_length = 12},
+        {.name = "one by one", .inputs = {{{1, 1}}, {{1, 1}}, none, {{1, 1}}, none, {{1, 1}}, none}},
+        {.name = "no rows", .inputs = {{{0, 3}}, {{2, 3}}, {{2}}, {{1, 3}}, {{1}}, {{1, 3}}, {{1}}}},
+    };
+  }
+  static std::vector<ErrorSample<LinearTriple>> error_samples() {
+    InputSpec none{.given = false};
+    return {{"third width differs", {}, {{{2, 5}}, {{3, 5}}, none, {{3, 5}}, none, {{3, 4}}, none}},
+            {"third bias differs", {}, {{{2, 5}}, {{3, 5}}, none, {{3, 5}}, none, {{3, 5}}, {{4}}}}};
+  }
+};
+REGISTER_OP(LinearTriple)
+
+std::vector<Var> linear_group(const Var& x, const std::vector<Var>& w, const std::vector<Var>& b) {
+  if (w.size() != b.size() || w.size() < 2 || w.size() > 3)
+    throw core::Error({.where = "linear_group",
+                       .expected = "two or three weights and as many biases",
+                       .got = std::to_string(w.size()) + " and " + std::to_string(b.size())});
+  if (w.size() == 2) return autograd::apply_all<LinearPair>({}, {x, w[0], b[0], w[1], b[1]});
+  return autograd::apply_all<LinearTriple>({}, {x, w[0], b[0], w[1], b[1], w[2], b[2]});
+}
+
+}  // namespace basis::ops

@@ -8,11 +8,14 @@ namespace basis::configs {
 struct ProjectorConfig {
   std::string type = "dense", basis = "pivoted", qk_slice = "front", vo_slice = "back", init = "converted";
   bool qk = true, vo = true;
+  int64_t q_rank = 0, k_rank = 0, v_rank = 0, out_rank = 0;
+  std::string form = "factors";
   bool permuted() const { return type == "bd" && basis == "pivoted"; }
   static auto fields() {
     using P = ProjectorConfig;
     return std::tuple{
-        field("type", &P::type, "how q, k, v and the output are made from x; bd: Basis Decomposition", "dense|bd"),
+        field("type", &P::type, "how q, k, v and the output are made from x; bd: Basis Decomposition",
+              "dense|bd|low_rank"),
         field("qk", &P::qk, "bd: decompose the key projection (not under rotary positions)"),
         field("vo", &P::vo, "bd: decompose the value projection"),
         field("basis", &P::basis, "bd: how convert chose the rows; pivoted: by an order of the channels saved beside",
@@ -21,7 +24,24 @@ struct ProjectorConfig {
         field("vo_slice", &P::vo_slice, "bd: the channels all value heads share", "front|back"),
         field("init", &P::init,
               "bd: a new model starts as a dense one re-gauged (the same function), or draws C itself",
-              "converted|direct")};
+              "converted|direct"),
+        field("q_rank", &P::q_rank, "low_rank: of the query weights; 0: they stay dense", at_least(0)),
+        field("k_rank", &P::k_rank, "low_rank: of the key weights", at_least(0)),
+        field("v_rank", &P::v_rank, "low_rank: of the value weights", at_least(0)),
+        field("out_rank", &P::out_rank, "low_rank: of the output weights", at_least(0)),
+        field("form", &P::form, "low_rank: two factors, or their Basis Decomposition with rank^2 fewer numbers",
+              "factors|bd")};
+  }
+};
+
+struct MlpConfig {
+  int64_t up_rank = 0, down_rank = 0;
+  std::string form = "factors";
+  static auto fields() {
+    return std::tuple{
+        field("up_rank", &MlpConfig::up_rank, "of the weights into the hidden channels; 0: dense", at_least(0)),
+        field("down_rank", &MlpConfig::down_rank, "of the weights out of them; 0: dense", at_least(0)),
+        field("form", &MlpConfig::form, "two factors, or their Basis Decomposition", "factors|bd")};
   }
 };
 
@@ -74,6 +94,7 @@ struct ModelConfig {
   bool mlp_epilogue = false;
   std::optional<bool> tie_embeddings, bias;
   AttentionConfig attention;
+  MlpConfig mlp;
   std::map<int64_t, AttentionConfig> layers;
 
   const AttentionConfig& layer_defaults() const { return attention; }
@@ -128,6 +149,7 @@ struct ModelConfig {
         field("tie_embeddings", &M::tie_embeddings, "output head = token embedding; default: the family's"),
         field("bias", &M::bias, "biases in linear and norm layers; default: the family's"),
         field("attention", &M::attention, ""),
+        field("mlp", &M::mlp, ""),
         field("layers", &M::layers, "attention of single layers, over model.attention")};
   }
 };

@@ -51,7 +51,9 @@ Mlp::Options mlp_options(const ModelConfig& c) {
           .bias = has_bias(c),
           .epilogue = c.mlp_epilogue,
           .init_std = c.init_std,
-          .out_init_std = output_init_std(c)};
+          .out_init_std = output_init_std(c),
+          .up_rank = {c.mlp.up_rank, c.mlp.form == "bd"},
+          .down_rank = {c.mlp.down_rank, c.mlp.form == "bd"}};
 }
 
 std::unique_ptr<Projector> make_projector(const ModelConfig& c, int layer) {
@@ -64,11 +66,23 @@ std::unique_ptr<Projector> make_projector(const ModelConfig& c, int layer) {
                      .init_std = c.init_std,
                      .out_init_std = output_init_std(c)};
   if (latent_attention(c)) {
+    if (p.type == "low_rank")
+      throw core::Error({.where = "attention.projector.type",
+                         .expected = "dense or bd",
+                         .got = "low_rank under latent attention",
+                         .remedy = "its keys and values are of low rank by themselves: lower kv_lora_rank",
+                         .code = core::ExitCode::usage});
     if (p.type == "bd") o.bd_qk = p.qk, o.bd_vo = p.vo, o.permuted = p.permuted();
     o.qk_back = p.qk_slice == "back", o.vo_back = p.vo_slice == "back";
     return make_mla_projector(o, latent_options(c));
   }
   if (p.type == "dense") return make_dense_projector(o);
+  if (p.type == "low_rank") {
+    bool bd = p.form == "bd";
+    o.q_rank = {p.q_rank, bd}, o.k_rank = {p.k_rank, bd}, o.v_rank = {p.v_rank, bd}, o.out_rank = {p.out_rank, bd};
+    o.permuted = bd && (p.q_rank || p.k_rank || p.v_rank);
+    return make_dense_projector(o);
+  }
   o.rotary = rope_options(c).has_value();
   o.bd_qk = p.qk, o.bd_vo = p.vo, o.permuted = p.permuted();
   o.qk_back = p.qk_slice == "back", o.vo_back = p.vo_slice == "back";

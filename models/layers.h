@@ -16,14 +16,26 @@ Var operand(const Pass& pass, const Var& parameter);
 // Inverted dropout while training; the identity otherwise.
 Var dropout(const Pass& pass, const Var& x, double p);
 
+// A weight of rank r instead of a full one: W = weight inner, or in Basis Decomposition W = weight [I, inner], which
+// reads x's first r channels as they are and has r^2 numbers fewer. Rank 0: full.
+struct LowRank {
+  int64_t rank = 0;
+  bool bd = false;
+};
+
 // y = x W^T + b                                                        // [..., in] -> [..., out]
+// Throws core::Error (usage) for a rank that makes nothing smaller.
 class Linear : public Module {
  public:
-  Linear(int64_t in, int64_t out, bool bias, double init_std);
+  Linear(int64_t in, int64_t out, bool bias, double init_std, LowRank low = {});
   Var operator()(const Pass& pass, const Var& x) const;
+  bool full() const { return !low_.rank; }
 
-  Var weight;  // [out, in]
+  Var weight;  // [out, in], or [out, r]
   Var bias;    // [out], or undefined
+  Var inner;   // undefined, [r, in], or [r, in - r] in Basis Decomposition
+ private:
+  LowRank low_;
 };
 
 // LayerNorm (Ba et al., arXiv 1607.06450) or RMSNorm (Zhang & Sennrich, arXiv 1910.07467).
@@ -54,6 +66,7 @@ class Mlp : public Module {
     bool bias;
     bool epilogue;  // GELU (tanh form) within the matrix products instead of passes of its own
     double init_std, out_init_std;
+    LowRank up_rank = {}, down_rank = {};
   };
   explicit Mlp(const Options& options);
   Var operator()(const Pass& pass, const Var& x) const;  // [B,T,C] -> [B,T,C]
@@ -63,6 +76,7 @@ class Mlp : public Module {
   bool fused_, epilogue_;
   std::unique_ptr<Linear> gate_;  // swiglu only
   Linear up_, down_;
+  Var order_;  // [C], whole numbers: the channel that comes j-th, where up reads its first ones as they are
 };
 
 }  // namespace basis::models

@@ -2,9 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <unordered_map>
 #include <vector>
 
+#include "autograd/var.h"
 #include "core/rng.h"
 #include "core/tensor.h"
 
@@ -24,6 +26,9 @@ struct KeyValueCache {
 // equal to it.
 using WeightCopies = std::unordered_map<const void*, core::Tensor>;
 
+// Sees the input of each linear layer, known by its weight: calibration.
+using Observer = std::function<void(const autograd::Var& weight, const autograd::Var& input)>;
+
 struct Pass {
   bool training = false;                   // dropout on
   core::DType compute = core::DType::f32;  // dtype of activations and of the weights as used
@@ -32,6 +37,7 @@ struct Pass {
   const WeightCopies* copies = nullptr;    // used instead of casting, where a parameter has one in `compute`
   KeyValueCache* cache = nullptr;          // generation
   core::Tensor key_lengths;                // [B] i32, encoder: tokens before padding; undefined: all
+  const Observer* observe = nullptr;
   int64_t first_position() const { return cache ? cache->length : 0; }
 };
 

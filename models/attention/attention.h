@@ -9,6 +9,7 @@
 #include <memory>
 #include <optional>
 
+#include "models/layers.h"
 #include "models/module.h"
 #include "models/pass.h"
 #include "ops/rope/rope.h"
@@ -38,7 +39,9 @@ struct ProjectorOptions {
   bool rotary = false;  // q and k are rotated by position
   // Basis Decomposition: of which pairs, and where in the channels the shared slices lie, after a permutation or not.
   bool bd_qk = false, bd_vo = false, qk_back = false, vo_back = true, permuted = false;
+  LowRank q_rank = {}, k_rank = {}, v_rank = {}, out_rank = {};
 };
+// Heads of full rank, or each weight of its own low rank.
 std::unique_ptr<Projector> make_dense_projector(const ProjectorOptions& options);
 // Throws core::Error (usage) where Basis Decomposition is not exact: QK under rotary positions, heads as wide as x.
 std::unique_ptr<Projector> make_bd_projector(const ProjectorOptions& options);

@@ -4,7 +4,8 @@
 //   K' = x[S] + x[R] C_k = (K - b_k) T^-1     q' = q T^T       softmax(q' K'^T) = softmax(q K^T): it does not see b_k
 //   V' = x[S'] + x[R'] C_v (+ b_v T'^-1)      out' = T' out
 //
-// S lies at the front and S' at the back of the channels, after a permutation when the basis is pivoted.
+// S lies at the front and S' at the back of the channels, after a permutation when the basis is pivoted. Or each weight
+// is of low rank (see Linear), whose Basis Decomposition reads the first channels of x, and of the heads side by side.
 #include "models/attention/attention.h"
 #include "models/attention/projection.h"
 #include "ops/linear/linear.h"
@@ -20,11 +21,12 @@ class HeadProjector : public Projector {
       : heads_(o.heads),
         kv_heads_(o.kv_heads),
         head_dim_(o.head_dim),
-        q_(o.channels, o.heads * o.head_dim, o.bias, o.init_std),
-        k_({o.channels, o.kv_heads, o.head_dim}, o.bd_qk, o.qk_back, o.bias && !o.bd_qk, o.init_std),
-        v_({o.channels, o.kv_heads, o.head_dim}, o.bd_vo, o.vo_back, o.bias, o.init_std),
-        out_(o.heads * o.head_dim, o.channels, o.bias, o.out_init_std) {
+        q_(o.channels, o.heads * o.head_dim, o.bias, o.init_std, o.q_rank),
+        k_({o.channels, o.kv_heads, o.head_dim}, o.bd_qk, o.qk_back, o.bias && !o.bd_qk, o.init_std, o.k_rank),
+        v_({o.channels, o.kv_heads, o.head_dim}, o.bd_vo, o.vo_back, o.bias, o.init_std, o.v_rank),
+        out_(o.heads * o.head_dim, o.channels, o.bias, o.out_init_std, o.out_rank) {
     if (o.permuted) buffer(order_, "order", {o.channels});
+    if (o.out_rank.rank && o.out_rank.bd) buffer(out_order_, "out_order", {o.heads * o.head_dim});
     child("q", q_);
     child("k", k_);
     child("v", v_);
@@ -32,25 +34,29 @@ class HeadProjector : public Projector {
   }
 
   QKV qkv(const Pass& pass, const Var& input) const override {
-    Var x = order_ ? ops::permute_channels(input, order_.value().to(core::DType::i32)) : input;  // [B,T,C]
-    if (!k_.dense() || !v_.dense())
+    Var x = in_order(input, order_);  // [B,T,C]
+    if (pass.observe || !q_.full() || !k_.full() || !v_.full())
       return {split(q_(pass, x), heads_), split(k_(pass, x), kv_heads_), split(v_(pass, x), kv_heads_)};
-    auto y = ops::linear_group(x, {operand(pass, q_.weight), operand(pass, k_.weight()), operand(pass, v_.weight())},
-                               {operand(pass, q_.bias), operand(pass, k_.bias()), operand(pass, v_.bias())});
+    auto y = ops::linear_group(x, {operand(pass, q_.weight), operand(pass, k_.weight), operand(pass, v_.weight)},
+                               {operand(pass, q_.bias), operand(pass, k_.bias), operand(pass, v_.bias)});
     return {split(y[0], heads_), split(y[1], kv_heads_), split(y[2], kv_heads_)};
   }
 
   Var out(const Pass& pass, const Var& mixed) const override {
-    return out_(pass, ops::view(mixed, {mixed.size(0), mixed.size(1), heads_ * head_dim_}));  // [B,T,C]
+    Var heads = ops::view(mixed, {mixed.size(0), mixed.size(1), heads_ * head_dim_});
+    return out_(pass, in_order(heads, out_order_));  // [B,T,C]
   }
 
  private:
+  static Var in_order(const Var& x, const Var& order) {
+    return order ? ops::permute_channels(x, order.value().to(core::DType::i32)) : x;
+  }
   Var split(const Var& x, int64_t heads) const {
     return ops::view(x, {x.size(0), x.size(1), heads, head_dim_});  // [B,T,H,D]
   }
 
   int64_t heads_, kv_heads_, head_dim_;
-  Var order_;  // [C], whole numbers: the channel that comes j-th; undefined: as they are
+  Var order_, out_order_;  // [C], [H*D], whole numbers: the channel that comes j-th; undefined: as they are
   Linear q_;
   Projection k_, v_;
   Linear out_;

@@ -1,14 +1,13 @@
 #include "models/attention/projection.h"
 
-#include "ops/linear/linear.h"
 #include "ops/pointwise/pointwise.h"
 
 namespace basis::models {
 
 Var Projection::operator()(const Pass& pass, const Var& x) const {
-  if (!bd_) return ops::linear(x, operand(pass, weight_), operand(pass, bias_));
-  Var y = ops::bd_linear(x, operand(pass, weight_), options_);
-  return bias_ ? ops::add(y, operand(pass, bias_)) : y;
+  if (!bd_) return Linear::operator()(pass, x);
+  Var y = ops::bd_linear(x, operand(pass, weight), options_);
+  return bias ? ops::add(y, operand(pass, bias)) : y;
 }
 
 }  // namespace basis::models

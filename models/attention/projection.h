@@ -6,28 +6,23 @@
 
 namespace basis::models {
 
-// Dense: x W^T. BD: x[S] + x[R] C for each head, S at the front or the back of the channels. Then the bias, if any.
-class Projection : public Module {
+// Dense or of low rank: a linear layer. BD: x[S] + x[R] C for each head, S at the front or the back of the channels,
+// then the bias, if any; its weight is [heads * head_dim, channels - head_dim].
+class Projection : public Linear {
  public:
   struct Sizes {
     int64_t channels, heads, head_dim;
   };
-  Projection(const Sizes& s, bool bd, bool slice_at_back, bool bias, double init_std) : bd_(bd) {
-    options_ = {s.head_dim, slice_at_back};
-    int64_t out = s.heads * s.head_dim, in = bd ? s.channels - s.head_dim : s.channels;
-    parameter(weight_, "weight", {out, in}, Init::normal(init_std));
-    if (bias) parameter(bias_, "bias", {out}, Init::zeros());
-  }
+  Projection(const Sizes& s, bool bd, bool slice_at_back, bool bias, double init_std, LowRank low = {})
+      : Linear(bd ? s.channels - s.head_dim : s.channels, s.heads * s.head_dim, bias, init_std, low),
+        bd_(bd),
+        options_{s.head_dim, slice_at_back} {}
   Var operator()(const Pass& pass, const Var& x) const;  // [..., channels] -> [..., heads * head_dim]
-  bool dense() const { return !bd_; }
-  const Var& weight() const { return weight_; }
-  const Var& bias() const { return bias_; }
+  bool full() const { return !bd_ && Linear::full(); }
 
  private:
   bool bd_;
   ops::BdOptions options_;
-  Var weight_;  // [heads * head_dim, channels], or [heads * head_dim, channels - head_dim]
-  Var bias_;    // [heads * head_dim], or undefined
 };
 
 }  // namespace basis::models

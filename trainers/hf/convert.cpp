@@ -12,7 +12,7 @@
 #include "trainers/data/bpe_json.h"
 #include "trainers/hdf5.h"
 #include "trainers/hf/directory.h"
-#include "trainers/hf/regauge.h"
+#include "trainers/hf/form.h"
 #include "trainers/run/files.h"
 #include "trainers/run/run_directory.h"
 #include "trainers/session.h"
@@ -186,25 +186,15 @@ ordered_json tensor_json(const TensorReport& t) {
 }
 
 bool to_basis(const ConvertOptions& o, const Source& s) {
-  bool basis = o.to.empty() ? s.hugging_face || o.projector == "bd" : o.to == "basis";
-  if (!basis && o.projector == "bd")
-    throw core::Error({.where = "--projector bd",
+  bool special = !o.projector.empty() && o.projector != "dense";
+  bool basis = o.to.empty() ? s.hugging_face || special : o.to == "basis";
+  if (!basis && special)
+    throw core::Error({.where = "--projector " + o.projector,
                        .expected = "--to basis",
                        .got = "--to hf",
                        .remedy = "Hugging Face has no such attention; dense weights are written there",
                        .code = core::ExitCode::usage});
   return basis;
-}
-
-// The model in the form asked for; the source's own when that is it already.
-std::unique_ptr<models::Model> change_form(const ConvertOptions& o, bool basis, std::unique_ptr<models::Model> model,
-                                           ordered_json& report) {
-  if (has_bd(model->config()) && (!basis || !o.projector.empty())) model = to_dense(*model);
-  if (o.projector != "bd") return model;
-  Regauged r = to_bd(*model, {.basis = o.basis, .qk = o.qk, .vo = o.vo});
-  report["basis"] = o.basis;
-  report["layers"] = std::move(r.layers);
-  return std::move(r.model);
 }
 
 }  // namespace
@@ -222,16 +212,22 @@ ordered_json convert(const ConvertOptions& o) {
   std::vector<double> before;
   if (o.verify) before = random_logits(*s.model);
   report["seconds_read"] = seconds();
-  std::unique_ptr<models::Model> model = change_form(o, basis, std::move(s.model), report);
+  Reformed reformed = change_form(o, basis, std::move(s.model), s.tokenizer, report);
+  const models::Model& model = *reformed.model;
   report["seconds_transform"] = seconds() - report["seconds_read"].get<double>();
-  report["after"] = size_of_model(*model, dtype);
+  report["after"] = size_of_model(model, dtype);
+  if (o.verify && reformed.approximation) {  // from here on nothing more may change
+    std::vector<double> changed = random_logits(*reformed.approximation);
+    report["approximation"] = compare_logits(before, changed, dtype);
+    before = std::move(changed);
+  }
   report["tensors"] = tensor_json(s.tensors);
   fs::path written = staging.path();
   double transformed = seconds();
   if (basis)
-    written = write_basis(staging, s, *model, dtype);
+    written = write_basis(staging, s, model, dtype);
   else
-    write_hugging_face(staging, s, *model, dtype);
+    write_hugging_face(staging, s, model, dtype);
   report["seconds_write"] = seconds() - transformed;
   if (o.verify) {
     auto again = basis ? load_model(written.string(), {"run.device=cpu"}).model : read_directory(written).model;

@@ -14,10 +14,14 @@ struct ConvertOptions {
   std::filesystem::path destination;  // must not exist, or be an empty directory
   std::string to;                     // "basis" | "hf"; empty: what the source is not
   std::string dtype;                  // of the stored weights: f32 | bf16 | f16; empty: as the source stores them
-  std::string projector;              // "dense" | "bd"; empty: as the source has it, dense for Hugging Face
+  std::string projector;              // "dense" | "bd" | "low_rank" | "low_rank_bd"; empty: as the source has it
   std::string basis = "pivoted";      // of bd: first | last | residual_min | pivoted
   bool qk = true, vo = true;          // of bd: what is decomposed
-  bool verify = true;                 // compare logits before and after on random tokens
+  double keep = 0;                    // of low rank: the share of each weight's numbers that is left; 0: all there are
+  bool mlp = true;                    // of low rank: the MLPs too
+  std::filesystem::path calibration;  // of low rank: a text whose activations weigh the errors; empty: none
+  int64_t calibration_tokens = 16384;
+  bool verify = true;  // compare logits before and after on random tokens
 };
 
 // Does all of it under a temporary name and renames at the end: on any failure nothing is left at the destination.

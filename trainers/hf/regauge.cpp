@@ -73,17 +73,6 @@ Tensor written_out(const Tensor& c, int64_t dh, const Channels& order, bool back
   return w;
 }
 
-// What both have in the same shape; the rest is the caller's.
-void copy_rest(const Weights& from, Weights& to) {
-  for (const auto& [path, p] : to.all()) {
-    auto source = from.all().find(path);
-    if (source == from.all().end()) continue;
-    const Tensor& x = source->second.var.value();
-    models::Var var = p.var;
-    if (x.shape() == var.shape()) var.set_value(x.to(core::cpu).to(var.dtype()).clone());
-  }
-}
-
 // Latent attention: the channels that k and v read are rows of the latent's weight and of its norm's.
 void reorder_latent(const Weights& from, Weights& to, const std::string& path, const Channels& order) {
   for (const char* name : {"latent/weight", "latent/bias", "latent/norm/weight"}) {
@@ -97,14 +86,6 @@ void reorder_latent(const Weights& from, Weights& to, const std::string& path, c
 void set_projector(ModelConfig& c, const ProjectorConfig& p) {
   c.attention.projector = p;
   for (auto& [layer, attention] : c.layers) attention.projector = p;
-}
-
-std::unique_ptr<Model> like(const ModelConfig& config, const Model& source) {
-  auto model = models::make_model(config);
-  DType dtype = source.parameters()[0].var.dtype();
-  for (models::Parameter& p : model->parameters())
-    if (!p.buffer) p.var.set_value(Tensor::empty(p.var.shape(), dtype));
-  return model;
 }
 
 // Channels of a head in q and k (without a rotated part beside) and in v.
@@ -219,9 +200,9 @@ Regauged to_bd(const Model& dense, const RegaugeOptions& o) {
     c.layers.try_emplace(i, c.attention).first->second.projector = got;
   }
   Regauged r;
-  r.model = like(c, dense);
+  r.model = empty_model(c, dense.parameters()[0].var.dtype());
   Weights to(*r.model);
-  copy_rest(from, to);
+  to.copy_common(from);
   if (o.report) r.layers = std::vector<nlohmann::ordered_json>(bases.size());
   for_each_layer(c.n_layer, [&](int64_t i) {
     const LayerBasis& b = bases[size_t(i)];
@@ -243,9 +224,9 @@ std::unique_ptr<Model> to_dense(const Model& bd) {
   ModelConfig c = bd.config();
   Widths dh(c);
   set_projector(c, {});
-  auto model = like(c, bd);
+  auto model = empty_model(c, bd.parameters()[0].var.dtype());
   Weights to(*model);
-  copy_rest(from, to);
+  to.copy_common(from);
   for (int64_t i = 0; i < c.n_layer; ++i) {
     std::string path = attention_path(i);
     AttentionWeights w = dense_layer(from, path, bd.config().attention_of(i).projector, dh, DType::f64);

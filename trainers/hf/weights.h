@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <exception>
 #include <map>
+#include <memory>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -29,11 +31,38 @@ class Weights {
   void set_if(const std::string& path, const core::Tensor& value) {
     if (has(path)) set(path, value);
   }
-  const std::map<std::string, models::Parameter>& all() const { return parameters_; }
+  // An order of channels, a buffer of whole numbers; 0, 1, 2, ... where the model has none.
+  std::vector<int64_t> order(const std::string& path, int64_t channels) const {
+    std::vector<int64_t> order(static_cast<size_t>(channels));
+    std::iota(order.begin(), order.end(), 0);
+    if (!has(path)) return order;
+    auto values = get(path).to_vector<double>();
+    return {values.begin(), values.end()};
+  }
+  void set_order(const std::string& path, const std::vector<int64_t>& order) {
+    set(path, core::Tensor::from(std::vector<double>(order.begin(), order.end()), {int64_t(order.size())}));
+  }
+  // Copies from `other` what both hold in the same shape; the rest is the caller's.
+  void copy_common(const Weights& other) {
+    for (auto& [path, p] : parameters_) {
+      auto source = other.parameters_.find(path);
+      if (source == other.parameters_.end()) continue;
+      const core::Tensor& x = source->second.var.value();
+      if (x.shape() == p.var.shape()) p.var.set_value(x.to(core::cpu).to(p.var.dtype()).clone());
+    }
+  }
 
  private:
   std::map<std::string, models::Parameter> parameters_;
 };
+
+// A model of `config` whose parameters are of `dtype`, with values yet to be set.
+inline std::unique_ptr<models::Model> empty_model(const configs::ModelConfig& config, core::DType dtype) {
+  auto model = models::make_model(config);
+  for (models::Parameter& p : model->parameters())
+    if (!p.buffer) p.var.set_value(core::Tensor::empty(p.var.shape(), dtype));
+  return model;
+}
 
 // work(layer) for every layer, several at a time; throws what the first failing layer threw.
 template <class Work>

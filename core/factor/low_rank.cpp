@@ -15,18 +15,22 @@ using Eigen::MatrixXd;
 
 Map matrix(const Tensor& t) { return {t.data<double>(), t.size(0), t.size(1)}; }
 
-// A with A A^T = moment + a trace's billionth, so that inputs which never vary do no harm.
+// A with A A^T = moment + a small multiple of the identity: inputs that never vary and rounded sums leave the moment on
+// the edge of being positive definite.
 MatrixXd square_root(const Tensor& moment) {
   MatrixXd g = matrix(moment);
-  g.diagonal().array() += 1e-9 * g.trace() / double(g.rows()) + 1e-300;
-  Eigen::LLT<MatrixXd> cholesky(g);
-  if (cholesky.info() != Eigen::Success)
-    throw Error({.where = "second moments of a layer's inputs",
-                 .expected = "a positive definite matrix",
-                 .got = "another one",
-                 .remedy = "calibrate on more text",
-                 .code = ExitCode::bad_file});
-  return cholesky.matrixL();
+  double size = g.trace() / double(g.rows()) + 1e-300;
+  for (double share : {1e-9, 1e-7, 1e-5, 1e-3}) {
+    MatrixXd shifted = g;
+    shifted.diagonal().array() += share * size;
+    Eigen::LLT<MatrixXd> cholesky(shifted);
+    if (cholesky.info() == Eigen::Success) return cholesky.matrixL();
+  }
+  throw Error({.where = "second moments of a layer's inputs",
+               .expected = "a positive definite matrix",
+               .got = "another one",
+               .remedy = "calibrate on another text, or on none",
+               .code = ExitCode::bad_file});
 }
 
 // Orthonormal columns that span the r leading left singular directions of a, and the share of |a|^2 beside them.

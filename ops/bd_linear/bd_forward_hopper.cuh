@@ -6,8 +6,9 @@
 // - the second warpgroup runs `skew` steps behind the first, so that each one's epilogue hides behind the other's
 //   products: both share every tile of C, unlike in the usual ping-pong, so shared memory is filled half as often;
 // - where X's 128 rows fit beside a ring of C's tiles (`resident`), they stay while the block walks along the columns;
-// - a thread keeps its share of the slice X[:, S] in registers for as long as the rows stay: the epilogue reads
-// nothing;
+// - a thread keeps its share of the slice X[:, S] in registers for as long as the rows stay, and the accumulators start
+//   as the slice: the epilogue only rounds and stores. What it costs counts: while the other warpgroup multiplies, its
+//   accumulators take most of the register file's bandwidth;
 // - C's rows are permuted within groups of 32 on their way to shared memory (by the tensor map: column 8q + 2j + e of Y
 //   goes to row 8j + 2q + e), so that a thread's accumulators are 8 adjacent columns: stores are 16 bytes wide and need
 //   no staging.
@@ -35,8 +36,6 @@ struct ForwardPlan {
   bool resident = false;  // X's rows stay in shared memory: k_tiles <= kMaxSlots
   bool runs = false;      // a cluster's tiles are one contiguous run along the columns, not every so-manieth
   int skew = 1;           // steps of the second warpgroup behind the first; 0: none
-  bool lines = false;     // a warp stores 4 rows of 128 bytes at a time, not 8 of 64
-  bool multicast = true;  // each block of the cluster fetches half of C's tile for both
 };
 
 struct ForwardArgs {
@@ -60,8 +59,9 @@ __device__ __forceinline__ TileRange tiles_of_cluster(const ForwardArgs& args) {
 template <class T>
 __device__ __forceinline__ void unpack(uint32_t packed, float& low, float& high) {
   if constexpr (std::is_same_v<T, bf16>) {
-    low = __uint_as_float(packed << 16);
-    high = __uint_as_float(packed & 0xffff0000);
+    // Not __uint_as_float: accumulators that begin as integers are moved between register classes at every product.
+    asm("mov.b32 %0, %1;" : "=f"(low) : "r"(packed << 16));
+    asm("mov.b32 %0, %1;" : "=f"(high) : "r"(packed & 0xffff0000));
   } else {
     low = __half2float(__ushort_as_half(uint16_t(packed)));
     high = __half2float(__ushort_as_half(uint16_t(packed >> 16)));
@@ -98,47 +98,48 @@ __device__ __forceinline__ void forward_copies(const ForwardArgs& args, uint32_t
         arrive_expect(a_full + 8 * k, kTileA);
         copy_2d(a + kTileA * k, &args.x, a_full + 8 * k, k * kTileK, (2 * pair + rank) * kTileM);
       }
-      for (int half = 0; half < 2; ++half)
-        if (!plan.multicast || half == rank)
-          copy_5d(b + kTileB * slot + kTileB / 2 * half, &args.c, full + 8 * slot, k * kTileK,
-                  column * (kTileN / 32) + kTileN / 64 * half, plan.multicast ? 3 : 1 << rank);
+      copy_5d(b + kTileB * slot + kTileB / 2 * rank, &args.c, full + 8 * slot, k * kTileK,
+              column * (kTileN / 32) + kTileN / 64 * rank, 3);
       if (++slot == plan.stages) slot = 0, phase ^= 1;
     }
     if (new_rows) a_phase ^= 1;
   }
 }
 
-// A warp gives back a slot: to both blocks that fill it, or to its own.
-__device__ __forceinline__ void release(uint32_t bar, bool multicast) {
-  int lane = threadIdx.x % 32;
-  if (multicast ? lane < 2 : lane == 0) {
-    if (multicast)
-      arrive_remote(bar, lane);
-    else
-      arrive(bar);
-  }
+// A warp gives back a slot to both blocks that fill it.
+__device__ __forceinline__ void release(uint32_t bar) {
+  if (threadIdx.x % 32 < 2) arrive_remote(bar, threadIdx.x % 32);
 }
 
-// The thread's 8 columns of group g, half h: accumulators plus slice, rounded.
-template <class T>
-__device__ __forceinline__ uint4 finish(const float (&acc)[kTileN / 2], const uint4& slice, int g, int h) {
-  uint32_t part[4] = {slice.x, slice.y, slice.z, slice.w}, out[4];
+// Accumulators: 16 g + 4 j + 2 h + e is row 8h, column 32 g + 8 quad + 2 j + e of the thread's corner of the tile.
+template <class T, int Groups>
+__device__ __forceinline__ void start_from(float (&acc)[kTileN / 2], const uint4 (&slice)[Groups][2]) {
 #pragma unroll
-  for (int j = 0; j < 4; ++j) {
-    float low, high;
-    unpack<T>(part[j], low, high);
-    out[j] = pack<T>(acc[16 * g + 4 * j + 2 * h] + low, acc[16 * g + 4 * j + 2 * h + 1] + high);
+  for (int g = 0; g < kTileN / 32; ++g)
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const uint4& part = slice[g % Groups][h];
+      float* to = acc + 16 * g + 2 * h;
+      unpack<T>(part.x, to[0], to[1]), unpack<T>(part.y, to[4], to[5]);
+      unpack<T>(part.z, to[8], to[9]), unpack<T>(part.w, to[12], to[13]);
+    }
+}
+
+// Rounds and stores the thread's 2 x 64 elements at `y`; rows 8 apart, `rows` and `columns` of them lie inside.
+template <class T, bool Inside>
+__device__ __forceinline__ void store(const float (&acc)[kTileN / 2], T* y, int n, int rows, int columns) {
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    if (!Inside && 8 * h >= rows) return;
+    T* to = y + (h ? 8 * int64_t(n) : 0);
+#pragma unroll
+    for (int g = 0; g < kTileN / 32; ++g) {
+      const float* from = acc + 16 * g + 2 * h;
+      uint4 v = make_uint4(pack<T>(from[0], from[1]), pack<T>(from[4], from[5]), pack<T>(from[8], from[9]),
+                           pack<T>(from[12], from[13]));
+      if (Inside || 32 * g < columns) __stcs(reinterpret_cast<uint4*>(to + 32 * g), v);
+    }
   }
-  return make_uint4(out[0], out[1], out[2], out[3]);
-}
-// Exchanges with the lane of the neighbouring row.
-__device__ __forceinline__ uint4 swap_rows(uint4 v) {
-  return make_uint4(__shfl_xor_sync(~0u, v.x, 4), __shfl_xor_sync(~0u, v.y, 4), __shfl_xor_sync(~0u, v.z, 4),
-                    __shfl_xor_sync(~0u, v.w, 4));
-}
-template <class T>
-__device__ __forceinline__ void store(const ForwardArgs& args, T* y, int row, int column, uint4 v) {
-  if (row < args.m && column < args.n) __stcs(reinterpret_cast<uint4*>(y + int64_t(row) * args.n + column), v);
 }
 
 // One warpgroup: its 64 rows of every tile. Groups = dh / 32: how many groups of 32 columns until the slice repeats.
@@ -152,6 +153,7 @@ __device__ __forceinline__ void forward_products(const ForwardArgs& args, int gr
   uint32_t phase = 0, a_phase = 1;
   uint4 slice[Groups][2] = {};
   float acc[kTileN / 2];
+  T* y = static_cast<T*>(args.y);
   for (int tile = range.begin; tile < range.end; tile += range.step) {
     int pair = tile / args.column_tiles, column = tile % args.column_tiles;
     int row = (2 * pair + int(cluster_rank())) * kTileM + 64 * group + 16 * warp + lane / 4;
@@ -168,6 +170,7 @@ __device__ __forceinline__ void forward_products(const ForwardArgs& args, int gr
           for (int g = 0; g < Groups; ++g) slice[g][h] = *reinterpret_cast<const uint4*>(from + 32 * g);
         }
     }
+    start_from<T>(acc, slice);
     if (group == 1 && plan.skew) named_sync(1, 256);
     for (int k = 0; k < args.k_tiles; ++k) {
       if (plan.resident && new_rows) wait(a_full + 8 * k, a_phase);
@@ -176,37 +179,25 @@ __device__ __forceinline__ void forward_products(const ForwardArgs& args, int gr
       uint64_t c = operand(b + kTileB * slot, 16, 1024);
       wgmma_fence();
 #pragma unroll
-      for (int i = 0; i < kTileK / 16; ++i) wgmma<T, kTileN, 0>(acc, x + 2 * i, c + 2 * i, k + i > 0);
+      for (int i = 0; i < kTileK / 16; ++i) wgmma<T, kTileN, 0>(acc, x + 2 * i, c + 2 * i, true);
       wgmma_commit();
       if (group == 0 && k + 1 == plan.skew) named_arrive(1, 256);
       if (k > 0) {  // the step before has finished: its tiles are free
         wgmma_wait<1>();
-        release(empty + 8 * (slot ? slot - 1 : plan.stages - 1), plan.multicast);
+        release(empty + 8 * (slot ? slot - 1 : plan.stages - 1));
         if (plan.resident && last_of_rows && lane == 0) arrive(a_empty + 8 * (k - 1));
       }
       if (++slot == plan.stages) slot = 0, phase ^= 1;
     }
     wgmma_wait<0>();
-    release(empty + 8 * (slot ? slot - 1 : plan.stages - 1), plan.multicast);
+    release(empty + 8 * (slot ? slot - 1 : plan.stages - 1));
     if (plan.resident && last_of_rows && lane == 0) arrive(a_empty + 8 * (args.k_tiles - 1));
-#pragma unroll
-    for (int h = 0; h < 2; ++h)
-#pragma unroll
-      for (int g = 0; g < kTileN / 32; g += 2) {
-        uint4 first = finish<T>(acc, slice[g % Groups][h], g, h);
-        uint4 second = finish<T>(acc, slice[(g + 1) % Groups][h], g + 1, h);
-        int at = row + 8 * h;
-        if (plan.lines) {  // even and odd rows swap halves, so that a warp stores lines of 128 bytes
-          bool odd = lane & 4;
-          uint4 other = swap_rows(odd ? first : second);
-          int from = column * kTileN + 32 * (g + odd) + 8 * quad;
-          store(args, static_cast<T*>(args.y), at - odd, from, odd ? other : first);
-          store(args, static_cast<T*>(args.y), at - odd + 1, from, odd ? second : other);
-        } else {
-          store(args, static_cast<T*>(args.y), at, column * kTileN + 32 * g + 8 * quad, first);
-          store(args, static_cast<T*>(args.y), at, column * kTileN + 32 * (g + 1) + 8 * quad, second);
-        }
-      }
+    int first = column * kTileN, top = row - lane / 4;
+    T* to = y + int64_t(row) * args.n + first + 8 * quad;
+    if (top + 16 <= args.m && first + kTileN <= args.n)
+      store<T, true>(acc, to, args.n, 16, kTileN);
+    else
+      store<T, false>(acc, to, args.n, args.m - row, args.n - first - 8 * quad);
   }
 }
 
@@ -221,7 +212,7 @@ __global__ void __cluster_dims__(2) __launch_bounds__(384, 1) forward_kernel(con
   if (threadIdx.x == 0) {
     for (int i = 0; i < kMaxSlots; ++i) {
       barrier_init(full + 8 * i, 1);
-      barrier_init(empty + 8 * i, args.plan.multicast ? 16 : 8);  // the consuming warps of both blocks
+      barrier_init(empty + 8 * i, 16);  // the consuming warps of both blocks
       barrier_init(a_full + 8 * i, 1);
       barrier_init(a_empty + 8 * i, 8);
     }

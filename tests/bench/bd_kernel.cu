@@ -190,26 +190,26 @@ void time_all(std::vector<Candidate>& list, int rounds, int sets) {
     for (auto& x : events[i]) cudaEventDestroy(x);
   }
 }
-// Adds the three quickest algorithms of a GEMM under one name.
-void add_best(std::vector<Candidate>& list, const std::string& name, const Gemm& gemm,
-              std::function<void(int set, int algo)> run) {
+// The quickest algorithm of a GEMM: three by turns, then each alone, as the power limit slows down what follows a hot
+// kernel.
+int best_algorithm(const Gemm& gemm, const std::function<void(int set, int algo)>& run) {
   std::vector<Candidate> all;
-  for (size_t i = 0; i < gemm.algos.size(); ++i) all.push_back({name, [=](int set) { run(set, int(i)); }});
+  for (size_t i = 0; i < gemm.algos.size(); ++i) all.push_back({std::to_string(i), [=](int set) { run(set, int(i)); }});
   time_all(all, 3, 2);
   std::sort(all.begin(), all.end(), [](auto& x, auto& y) { return x.ms < y.ms; });
-  for (size_t i = 0; i < std::min<size_t>(3, all.size()); ++i) list.push_back(all[i]);
-}
-double best(const std::vector<Candidate>& list, const std::string& prefix) {
-  double ms = 1e30;
-  for (auto& c : list)
-    if (c.name.rfind(prefix, 0) == 0) ms = std::min(ms, c.ms);
-  return ms;
+  all.resize(std::min<size_t>(3, all.size()));
+  for (Candidate& c : all) {
+    std::vector<Candidate> alone{c};
+    time_all(alone, 15, 2);
+    c.ms = alone[0].ms;
+  }
+  return std::stoi(std::min_element(all.begin(), all.end(), [](auto& x, auto& y) { return x.ms < y.ms; })->name);
 }
 
 std::string name_of(const ForwardPlan& p) {
   char text[80];
-  snprintf(text, sizeof text, "%s %s skew %d stages %d%s%s", p.resident ? "resident" : "stream",
-           p.runs ? "runs" : "strided", p.skew, p.stages, p.lines ? " lines" : "", p.multicast ? "" : " alone");
+  snprintf(text, sizeof text, "%s %s skew %d stages %d", p.resident ? "resident" : "stream",
+           p.runs ? "runs" : "strided", p.skew, p.stages);
   return text;
 }
 std::vector<ForwardPlan> plans(const Shape& s) {
@@ -217,13 +217,11 @@ std::vector<ForwardPlan> plans(const Shape& s) {
   int k_tiles = int((s.k() + 63) / 64);
   for (bool resident : {false, true})
     for (bool runs : {false, true})
-      for (int skew : {0, 1, 2})
-        for (bool lines : {false, true})
-          for (bool multicast : {false, true}) {
-            if ((resident && k_tiles > 7) || (skew != 1 && !(lines && multicast)) || (runs && !resident)) continue;
-            int room = (kSharedBytes - 2048 - (resident ? k_tiles * kTileA : 0)) / (kTileB + (resident ? 0 : kTileA));
-            list.push_back(ForwardPlan{std::min(room, kMaxSlots), resident, runs, skew, lines, multicast});
-          }
+      for (int skew : {0, 1, 2}) {
+        if ((resident && k_tiles > 7) || (runs && !resident)) continue;
+        int room = (kSharedBytes - 2048 - (resident ? k_tiles * kTileA : 0)) / (kTileB + (resident ? 0 : kTileA));
+        list.push_back(ForwardPlan{std::min(room, kMaxSlots), resident, runs, skew});
+      }
   return list;
 }
 
@@ -299,43 +297,48 @@ void check() {
   printf("check %s: %d done, %d wrong\n", std::is_same_v<T, bf16> ? "bf16" : "f16", done, wrong);
 }
 
+// Each candidate against the dense product, the two by turns.
+void compare(Candidate dense, std::vector<Candidate>& list, int rounds, int sets, double flops) {
+  for (Candidate& c : list) {
+    std::vector<Candidate> pair{dense, c};
+    time_all(pair, rounds, sets);
+    printf("    %-34s %.4f ms, dense %.4f  %.3fx  %.0f TFLOP/s\n", c.name.c_str(), pair[1].ms, pair[0].ms,
+           pair[0].ms / pair[1].ms, flops / pair[1].ms * 1e-9);
+  }
+}
+
 template <class T>
 void bench(const Shape& s, bool forward, bool backward) {
   int sets = s.m * s.n() * 2 > (400 << 20) ? 2 : 4, rounds = s.m * s.n() * 2 > (1 << 30) ? 11 : 31;
   Data<T> t(s, sets);
   cudaDataType type = std::is_same_v<T, bf16> ? CUDA_R_16BF : CUDA_R_16F;
   int64_t m = s.m, n = s.n(), d = s.d, k = s.k(), r0 = s.front ? s.dh : 0;
-  double tera = 2e-9 * double(m) * double(n);
-  printf("%s %s\n", s.name().c_str(), std::is_same_v<T, bf16> ? "bf16" : "f16");
+  double flops = 2.0 * double(m) * double(n);
+  printf("%s %s, ideal %.3fx\n", s.name().c_str(), std::is_same_v<T, bf16> ? "bf16" : "f16", double(d) / double(k));
   if (forward) {
     Gemm dense(type, true, false, n, m, d, d, d, n), rest(type, true, false, n, m, k, k, d, n);
-    std::vector<Candidate> list;
-    add_best(list, "dense", dense, [&](int i, int a) { dense.run(t.w[i]->p, t.x[i]->p, t.y[i]->p, a); });
-    add_best(list, "rest", rest, [&](int i, int a) { rest.run(t.c[i]->p, t.x[i]->p + r0, t.y[i]->p, a); });
+    auto run_dense = [&](int i, int a) { dense.run(t.w[i]->p, t.x[i]->p, t.y[i]->p, a); };
+    auto run_rest = [&](int i, int a) { rest.run(t.c[i]->p, t.x[i]->p + r0, t.y[i]->p, a); };
+    int a = best_algorithm(dense, run_dense), b = best_algorithm(rest, run_rest);
+    ForwardPlan chosen = plan_forward(int((k + 63) / 64), int((n + 255) / 256));
+    printf("  forward; chosen: %s, error %s\n", name_of(chosen).c_str(), run_forward_check(s, t, chosen).c_str());
+    std::vector<Candidate> list{{"cuBLAS on R alone", [=](int i) { run_rest(i, b); }}};
     for (auto plan : plans(s))
       list.push_back({"bd " + name_of(plan), [=, &t](int i) {
                         forward_hopper<T>(t.x[i]->p, t.c[i]->p, t.y[i]->p, m, n, d, s.dh, s.front, plan,
                                           multiprocessors, 0);
                       }});
-    time_all(list, rounds, sets);
-    double base = best(list, "dense");
-    printf(
-        "  forward dense %.4f ms (%.0f TFLOP/s), cuBLAS on R alone %.4f (%.3fx), ideal %.3fx; chosen: %s, error %s\n",
-        base, tera * d / base, best(list, "rest"), base / best(list, "rest"), double(d) / k,
-        name_of(plan_forward(int((k + 63) / 64), int((n + 255) / 256))).c_str(),
-        run_forward_check(s, t, plan_forward(int((k + 63) / 64), int((n + 255) / 256))).c_str());
-    for (auto& c : list)
-      if (c.name.rfind("bd", 0) == 0)
-        printf("    %-44s %.4f ms  %.3fx  %.0f TFLOP/s\n", c.name.c_str(), c.ms, base / c.ms, tera * k / c.ms);
+    compare({"dense", [=](int i) { run_dense(i, a); }}, list, rounds, sets, flops * double(k));
   }
   if (backward) {
-    Gemm dx(type, false, false, d, m, n, d, n, d), dx_rest(type, false, false, k, m, n, k, n, d);
-    Gemm dw(type, false, true, d, n, m, d, n, d), dc(type, false, true, k, n, m, d, n, k);
+    Gemm dx(type, false, false, d, m, n, d, n, d), dw(type, false, true, d, n, m, d, n, d);
+    Gemm dc(type, false, true, k, n, m, d, n, k);
+    auto run_dx = [&](int i, int a) { dx.run(t.w[i]->p, t.y[i]->p, t.dx[i]->p, a); };
+    auto run_dw = [&](int i, int a) { dw.run(t.x[i]->p, t.y[i]->p, t.dw[i]->p, a); };
+    auto run_dc = [&](int i, int a) { dc.run(t.x[i]->p + r0, t.y[i]->p, t.dw[i]->p, a); };
+    int x = best_algorithm(dx, run_dx), w = best_algorithm(dw, run_dw), c = best_algorithm(dc, run_dc);
+    printf("  backward, dX + dW against dX + dC; error %s\n", run_backward_check(s, t, plan_backward(k)).c_str());
     std::vector<Candidate> list;
-    add_best(list, "dX", dx, [&](int i, int a) { dx.run(t.w[i]->p, t.y[i]->p, t.dx[i]->p, a); });
-    add_best(list, "RX", dx_rest, [&](int i, int a) { dx_rest.run(t.c[i]->p, t.y[i]->p, t.dx[i]->p, a); });
-    add_best(list, "dW", dw, [&](int i, int a) { dw.run(t.x[i]->p, t.y[i]->p, t.dw[i]->p, a); });
-    add_best(list, "dC", dc, [&](int i, int a) { dc.run(t.x[i]->p + r0, t.y[i]->p, t.dw[i]->p, a); });
     for (int width : {176, 192, 256})
       for (int cn : {1, 2})
         for (int skew : {0, 1}) {
@@ -346,16 +349,15 @@ void bench(const Shape& s, bool forward, bool backward) {
               {"bd width " + std::to_string(width) + " cn " + std::to_string(cn) + " skew " + std::to_string(skew),
                [=, &t](int i) {
                  backward_hopper<T>(t.y[i]->p, t.c[i]->p, t.dx[i]->p, m, n, d, s.dh, s.front, plan, multiprocessors, 0);
+                 run_dc(i, c);
                }});
         }
-    time_all(list, rounds, sets);
-    double x = best(list, "dX"), w = best(list, "dW"), c = best(list, "dC");
-    printf("  backward dense dX %.4f (%.0f TFLOP/s) + dW %.4f; dC %.4f (%.3fx), cuBLAS dX[:, R] alone %.4f; error %s\n",
-           x, tera * d / x, w, c, w / c, best(list, "RX"), run_backward_check(s, t, plan_backward(k)).c_str());
-    for (auto& e : list)
-      if (e.name.rfind("bd", 0) == 0)
-        printf("    %-28s dX %.4f ms %.3fx  %.0f TFLOP/s; dX + dC %.3fx\n", e.name.c_str(), e.ms, x / e.ms,
-               tera * k / e.ms, (x + w) / (e.ms + c));
+    compare({"dense",
+             [=](int i) {
+               run_dx(i, x);
+               run_dw(i, w);
+             }},
+            list, rounds, sets, 2 * flops * double(k));
   }
   fflush(stdout);
 }

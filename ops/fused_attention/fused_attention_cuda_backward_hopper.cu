@@ -17,7 +17,7 @@ struct Config {
     SwizzledTile<kOwn, Width> own[2];
     SwizzledTile<kStep, Width> walked[2][2];  // [tensor][buffer]
     alignas(16) float lse[2][kStep], delta[2][kStep];
-    uint64_t own_full, full[2][2], statistics_full[2], empty[2];
+    uint64_t own_full, full[2][2], statistics_full[2], statistics_empty[2], empty[2];
   };
 };
 
@@ -33,7 +33,8 @@ __device__ typename C::Memory& memory_of(char* shared) {
     init_barrier(m.own_full, 2);
     for (int i = 0; i < 2; ++i) {
       init_barrier(m.full[0][i], 1), init_barrier(m.full[1][i], 1);
-      init_barrier(m.statistics_full[i], 32), init_barrier(m.empty[i], 4 * C::kConsumers);
+      init_barrier(m.statistics_full[i], 32), init_barrier(m.statistics_empty[i], 128 * C::kConsumers);
+      init_barrier(m.empty[i], 4 * C::kConsumers);
     }
     hopper::fence_barrier_init();
   }
@@ -59,7 +60,7 @@ template <class C, class Place>
 __device__ void produce_statistics(typename C::Memory& m, const Call& call, const Pointers& pointers, int b, int steps,
                                    Place place) {
   for (int n = 0; n < steps; ++n) {
-    wait(m.empty[n % 2], (n / 2 + 1) % 2);
+    wait(m.statistics_empty[n % 2], (n / 2 + 1) % 2);
     int2 at = place(n);
     for (int r = threadIdx.x % 32; r < C::kStep; r += 32) {
       bool inside = at.y + r < call.T;
@@ -119,6 +120,7 @@ __global__ void __launch_bounds__(Config<Width>::kThreads, 1)
       }
       pin(ds);
       tile.gradients<Dropout>(ds, p, m.delta[buffer]);
+      arrive(m.statistics_empty[buffer]);
       if constexpr (Dropout) {
         round_to<T>(p_left, p);
         start_product<T>(dv, p_left, m.walked[1][buffer]);

@@ -43,6 +43,8 @@ Tensor weight(const std::string& name, const std::vector<int64_t>& extents) {
   return Tensor::from(values, shape);
 }
 
+Loaded on_cpu(const fs::path& run) { return load_model(run.string(), {"run.device=cpu"}); }
+
 std::vector<double> logits(const models::Model& model, const std::vector<int32_t>& ids, int64_t batch = 1) {
   autograd::NoGrad no_grad;
   models::Pass pass{.compute = model.parameters()[0].var.dtype()};
@@ -127,7 +129,7 @@ TEST_P(Families, LogitsOfTransformersAndBytesThatComeBack) {
 
   auto report = convert({.source = from, .destination = dir_ / "run"});
   EXPECT_EQ(report["verification"]["max_difference"], 0.0);
-  EXPECT_LE(max_difference(logits(*load_model((dir_ / "run").string(), {}).model, ids), want), 2e-5);
+  EXPECT_LE(max_difference(logits(*on_cpu(dir_ / "run").model, ids), want), 2e-5);
   convert({.source = dir_ / "run", .destination = dir_ / "back"});
   expect_same_tensors(from, dir_ / "back");
 }
@@ -198,7 +200,7 @@ TEST_P(Families, ConvertsToBdAndBack) {
   auto report = convert(o);
   EXPECT_LT(report["after"]["parameters"], report["before"]["parameters"]);
   EXPECT_EQ(report["layers"].size(), 2u);
-  EXPECT_TRUE(has_bd(load_model((dir_ / "bd").string(), {}).model->config()));
+  EXPECT_TRUE(has_bd(on_cpu(dir_ / "bd").model->config()));
   convert({.source = dir_ / "bd", .destination = dir_ / "back"});
   EXPECT_LE(max_difference(logits(*read_directory(dir_ / "back").model, ids), want), 1e-3);
   try {
@@ -256,7 +258,7 @@ TEST_F(Convert, TrainingStartsFromAConvertedModel) {
   EXPECT_EQ(c.model.attention.projector.type, "bd");
   EXPECT_EQ(c.data.tokenizer, "checkpoint");
   ASSERT_EQ(train(c), 0);
-  auto before = load_model((dir_ / "bd").string(), {}), after = load_model((dir_ / "tuned").string(), {});
+  auto before = on_cpu(dir_ / "bd"), after = on_cpu(dir_ / "tuned");
   auto ids = golden("gpt2")["ids"].get<std::vector<int32_t>>();
   EXPECT_EQ(logits(*after.model, ids), logits(*before.model, ids));  // at a rate of 0 the weights stay
   EXPECT_EQ(after.step, 2);

@@ -1,26 +1,33 @@
 #!/usr/bin/env bash
-# Fine-tunes a Hugging Face checkpoint as it is and in BD form from the same weights: loss before the first step and
-# after the last, over several seeds.
-#   tests/studies/finetune.sh BASIS HF_DIRECTORY TEXT OUT_DIR [JOBS] [SEEDS] [key.path=value ...]
-set -eu
-basis=$1 source=$2 text=$3 out=$4 jobs=${5:-3} seeds=${6:-"1 2 3"}
-shift 6 2>/dev/null || shift $#
+# Fine-tunes a Hugging Face GPT-2 on a text, once dense and once in Basis Decomposition form, at several rates and seeds
+# (configs/finetune_gpt2_bd.yaml). Prints the loss each form starts with (seeds differ in the order of the data and in
+# dropout alone) and the table (mean and spread over the seeds); curves go to OUT_DIR/finetune.svg.
+#   tests/studies/finetune.sh BASIS GPT2_DIR TEXT OUT_DIR [JOBS] [RATES] [SEEDS] [key.path=value ...]
+set -u
+. "$(dirname "$0")/runs.sh"
+basis=$1 gpt2=$2 text=$3 out=$4 jobs=${5:-4} rates=${6:-"1e-4 3e-4 1e-3"} seeds=${7:-"1 2 3"}
+shift 7 2>/dev/null || shift $#
 mkdir -p "$out"
-for form in dense bd; do
-  rm -rf "$out/from-$form"
-  "$basis" convert "$source" "$out/from-$form" --to basis --projector $form >"$out/convert-$form.log"
-done
-for seed in $seeds; do
+"$basis" convert "$gpt2" "$out/start-dense" >"$out/convert-dense.log" 2>&1 || exit
+"$basis" convert "$gpt2" "$out/start-bd" --projector bd --basis pivoted >"$out/convert-bd.log" 2>&1 || exit
+names=()
+for rate in $rates; do
   for form in dense bd; do
-    while [ "$(jobs -rp | wc -l)" -ge "$jobs" ]; do wait -n; done
-    OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 "$basis" train configs/finetune_gpt2_bd.yaml run.out_dir="$out" \
-      run.name="$form-s$seed" run.seed="$seed" train.init_from="$out/from-$form" data.train="$text" train.resume=never \
-      "$@" >"$out/$form-s$seed.log" 2>&1 || echo "failed: $form-s$seed" &
+    for seed in $seeds; do
+      names+=("$form-$rate-s$seed")
+      start "$form-$rate-s$seed" configs/finetune_gpt2_bd.yaml train.init_from="$out/start-$form" data.train="$text" \
+        run.seed="$seed" optimizer.lr="$rate" schedule.min_lr="$(tenth "$rate")" eval.every=100 eval.batches=0 "$@"
+    done
   done
 done
 wait
-for form in dense bd; do
-  printf '%-6s before: ' $form
-  "$basis" eval "$out/from-$form" data.val="$text" "$@" | tail -1
+for form in dense bd; do  # one step at rate 0: the loss before any
+  start "before-$form" configs/finetune_gpt2_bd.yaml train.init_from="$out/start-$form" data.train="$text" eval.every=0 \
+    eval.batches=0 "$@" train.max_steps=1 optimizer.lr=0 schedule.min_lr=0
 done
-"$basis" compare "$out"/*-s*/ --svg "$out/finetune.svg"
+wait
+for form in dense bd; do
+  echo "validation loss before, $form: $(sed -n 's/.*"val_loss":\([0-9.]*\).*/\1/p' "$out/before-$form/metrics.jsonl")"
+done
+"$basis" compare "${names[@]/#/$out/}" --svg "$out/finetune.svg" \
+  --title "Fine-tuning a GPT-2 on Austen's novels: dense and Basis Decomposition, validation loss"

@@ -27,6 +27,7 @@ struct Gemm {
   double alpha = 1, beta = 0;
   bool c_wide = false;                 // C is f32 where A and B are bf16 or f16: sums over several calls lose nothing
   const void* bias = nullptr;          // [n], added to every row, or null. CUDA adds it in the epilogue.
+  int64_t stride_bias = 0;             // between the products of a batch
   Epilogue epilogue = Epilogue::none;  // others: CUDA, bf16 and f16, n a multiple of 8, one batch, beta 0
   void* aux = nullptr;                 // [m, n], rows of n
 };

@@ -26,7 +26,7 @@ __device__ __forceinline__ void drop(uint64_t seed, uint64_t stream, float p, Ac
 
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    kernel(DropoutOptions o, Accumulator<T> scale, bool aligned, const T* x, T* y, int64_t n) {
+    drop_kernel(DropoutOptions o, Accumulator<T> scale, bool aligned, const T* x, T* y, int64_t n) {
   constexpr int W = kVecWidth<T> < 4 ? 4 : kVecWidth<T>;
   uint64_t stream = stream_at(o.stream, o.base);
   grid_stride((n + W - 1) / W, [&](int64_t i) {
@@ -52,8 +52,8 @@ template <class T>
 void dropout_cuda(const DropoutOptions& o, const Tensor& x, const Tensor& y) {
   constexpr int W = kVecWidth<T> < 4 ? 4 : kVecWidth<T>;
   auto misaligned = (reinterpret_cast<uintptr_t>(x.raw()) | reinterpret_cast<uintptr_t>(y.raw())) % sizeof(Vec<T, W>);
-  launch(kernel<T>, x.device(), grid_for(ceil_div(x.numel(), W), kThreads), kThreads, o, Accumulator<T>(1 / (1 - o.p)),
-         misaligned == 0, x.data<T>(), y.data<T>(), x.numel());
+  launch(drop_kernel<T>, x.device(), grid_for(ceil_div(x.numel(), W), kThreads), kThreads, o,
+         Accumulator<T>(1 / (1 - o.p)), misaligned == 0, x.data<T>(), y.data<T>(), x.numel());
 }
 
 REGISTER_KERNEL(dropout_kernel, cuda, f32, dropout_cuda<float>)

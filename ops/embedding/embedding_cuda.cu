@@ -14,8 +14,8 @@ using namespace core;
 constexpr int kThreads = 128, kWarps = 8, kColumns = 256;
 
 template <class T>
-__global__ void forward_kernel(const T* table, const int32_t* ids, const T* positions, int64_t first, int64_t time,
-                               T* y, int64_t c) {
+__global__ void token_kernel(const T* table, const int32_t* ids, const T* positions, int64_t first, int64_t time, T* y,
+                             int64_t c) {
   int64_t n = blockIdx.x;
   const T *token = table + ids[n] * c, *position = positions ? positions + (first + n % time) * c : nullptr;
   for (int64_t j = threadIdx.x; j < c; j += kThreads)
@@ -95,7 +95,7 @@ __global__ void position_kernel(const T* dy, int64_t first, int64_t time, int64_
 template <class T>
 void forward(const Tensor& table, const Tensor& ids, const Tensor& positions, int64_t first, int64_t time,
              const Tensor& y) {
-  launch(forward_kernel<T>, y.device(), ids.numel(), kThreads, table.data<T>(), ids.data<int32_t>(),
+  launch(token_kernel<T>, y.device(), ids.numel(), kThreads, table.data<T>(), ids.data<int32_t>(),
          positions ? positions.data<T>() : nullptr, first, time, y.data<T>(), table.size(1));
 }
 template <class T>

@@ -37,7 +37,15 @@ struct FusedAttention {
 
   static Tensors backward(const Context& ctx, const Attrs& a, const Tensor& dout) {
     const Tensor &q = ctx.saved(0), &k = ctx.saved(1), &v = ctx.saved(2);
-    Tensor dq = q.empty_like(), dk = k.empty_like(), dv = v.empty_like();
+    Tensor dq, dk, dv;
+    if (q.shape() == k.shape() && q.shape() == v.shape() && q.bytes() % 256 == 0) {
+      // In one block: the projections' gradients are then one batched product (ops/linear).
+      Tensor all = Tensor::empty({3, q.size(0), q.size(1), q.size(2), q.size(3)}, q.dtype(), q.device());
+      auto part = [&](int64_t i) { return all.slice(0, i, i + 1).view(q.shape()); };
+      dq = part(0), dk = part(1), dv = part(2);
+    } else {
+      dq = q.empty_like(), dk = k.empty_like(), dv = v.empty_like();
+    }
     const Tensor &o = ctx.saved(3), &lse = ctx.saved(4);
     const AttentionEngine* e = engine_for(q);
     if (!dout.numel()) {

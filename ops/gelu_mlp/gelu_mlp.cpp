@@ -29,7 +29,7 @@ struct GeluMlp {
     shape[x.dim() - 1] = down.size(0);
     Tensor y = like(x, shape);
     core::matmul(hidden, false, down, true, rows(y), 0, down_bias);
-    ctx.save({x, up, down, pre, hidden});
+    ctx.save({x, up, down, pre, hidden, up_bias});
     return y;
   }
 
@@ -42,7 +42,7 @@ struct GeluMlp {
     Tensor dpre = pre.empty_like();
     if (ctx.needs(2)) dup_bias = a.epilogue ? like(dy, {up.size(0)}) : wide_like(dy, {up.size(0)});
     if (pre.numel())
-      gelu_mlp_down_backward(dy.device().type, dy.dtype(), a, dout, down, pre, dpre, dup_bias);
+      gelu_mlp_down_backward(dy.device().type, dy.dtype(), a, dout, down, pre, ctx.saved(5), dpre, dup_bias);
     else if (dup_bias)
       core::fill(dup_bias, 0);
     if (ctx.needs(0)) core::matmul(dpre, false, up, false, rows(dx = like(dy, x.shape())));

@@ -15,14 +15,15 @@ struct GeluMlpOptions {
 Var gelu_mlp(const Var& x, const Var& up, const Var& up_bias, const Var& down, const Var& down_bias,
              const GeluMlpOptions& options = {});
 
-// x [N, C]: pre = x up^T + bias, hidden = gelu(pre), both [N, F].
+// x [N, C]: hidden = gelu(x up^T + bias) [N, F], and pre [N, F] for the device's own backward kernel: x up^T with or
+// without the bias.
 inline constinit KernelTable<void(const GeluMlpOptions&, const Tensor& x, const Tensor& up, const Tensor& bias,
                                   const Tensor& pre, const Tensor& hidden)>
     gelu_mlp_up{"gelu_mlp"};
-// dpre [N, F] = (dy down) gelu'(pre); dbias [F] = its column sums, or undefined: f32 (f64 for f64), and of the inputs'
-// dtype with the epilogue.
+// dpre [N, F] = (dy down) gelu'(x up^T + bias); dbias [F] = its column sums, or undefined: f32 (f64 for f64), and of
+// the inputs' dtype with the epilogue.
 inline constinit KernelTable<void(const GeluMlpOptions&, const Tensor& dy, const Tensor& down, const Tensor& pre,
-                                  const Tensor& dpre, const Tensor& dbias)>
+                                  const Tensor& bias, const Tensor& dpre, const Tensor& dbias)>
     gelu_mlp_down_backward{"gelu_mlp backward"};
 
 }  // namespace basis::ops

@@ -21,7 +21,7 @@ void up_cpu(const GeluMlpOptions&, const Tensor& x, const Tensor& up, const Tens
 }
 
 template <class T>
-void down_backward_cpu(const GeluMlpOptions&, const Tensor& dy, const Tensor& down, const Tensor& pre,
+void down_backward_cpu(const GeluMlpOptions&, const Tensor& dy, const Tensor& down, const Tensor& pre, const Tensor&,
                        const Tensor& dpre, const Tensor& dbias) {
   core::matmul(dy, false, down, false, dpre);
   const T* p = pre.data<T>();

@@ -11,11 +11,50 @@ namespace basis::ops {
 namespace {
 
 constexpr int kWarps = 8;
-constexpr int64_t kRowsOfBlock = 128;
+constexpr int64_t kRowsOfBlock = 128;  // at least
 
 template <class T>
 bool has_epilogue(const GeluMlpOptions& o, const Tensor& a, const Tensor& pre) {
   return o.epilogue && sizeof(T) == 2 && pre.size(1) % 8 == 0 && a.size(1) % 8 == 0;
+}
+
+// The grid of the two kernels below on [n, c]: a block owns 32 vectors of columns and a slice of the rows.
+template <class T>
+struct Tiles {
+  bool wide;
+  dim3 grid;
+  int64_t rows;  // of a slice
+
+  Tiles(int64_t n, int64_t c, std::initializer_list<const T*> pointers) : wide(aligned16<T>(c, pointers)) {
+    int64_t slices = std::min<int64_t>(256, ceil_div(n, kRowsOfBlock));
+    grid = dim3(unsigned(ceil_div(c, 32 * (wide ? kVecWidth<T> : 1))), unsigned(slices));
+    rows = ceil_div(n, slices);
+  }
+};
+
+// hidden = gelu(pre + bias)
+template <int W, class T>
+__global__ void __launch_bounds__(32 * kWarps)
+    value_kernel(const T* pre, const T* bias, T* hidden, int64_t n, int64_t c, int64_t rows) {
+  int64_t j = (int64_t(blockIdx.x) * 32 + threadIdx.x % 32) * W;
+  int64_t begin = blockIdx.y * rows, end = begin + rows < n ? begin + rows : n;
+  if (j >= c) return;
+  Vec<T, W> b = load_vec<W>(bias + j);
+#pragma unroll 4
+  for (int64_t i = begin + threadIdx.x / 32; i < end; i += kWarps) {
+    Vec<T, W> v = load_vec<W>(pre + i * c + j);
+#pragma unroll
+    for (int k = 0; k < W; ++k) v.v[k] = device_convert<T>(GeluTanh::value(widen(v.v[k]) + widen(b.v[k])));
+    store_vec(hidden + i * c + j, v);
+  }
+}
+
+template <class T>
+void add_bias_and_gelu(const Tensor& pre, const Tensor& bias, const Tensor& hidden) {
+  int64_t n = pre.size(0), c = pre.size(1);
+  Tiles<T> t(n, c, {pre.data<T>(), bias.data<T>(), hidden.data<T>()});
+  launch_shared(t.wide ? value_kernel<kVecWidth<T>, T> : value_kernel<1, T>, pre.device(), t.grid, 32 * kWarps, 0,
+                pre.data<T>(), bias.data<T>(), hidden.data<T>(), n, c, t.rows);
 }
 
 template <class T>
@@ -28,15 +67,17 @@ void up_cuda(const GeluMlpOptions& o, const Tensor& x, const Tensor& up, const T
     return gemm(g, x.dtype(), x.device());
   }
   using A = Accumulator<T>;
-  core::matmul(x, false, up, true, pre, 0, bias);
-  map<T>({pre}, {hidden}, [] __device__(const A* a, A* b) { b[0] = GeluTanh::value(a[0]); });
+  core::matmul(x, false, up, true, pre);
+  if (bias)
+    add_bias_and_gelu<T>(pre, bias, hidden);
+  else
+    map<T>({pre}, {hidden}, [] __device__(const A* a, A* b) { b[0] = GeluTanh::value(a[0]); });
 }
 
-// d *= gelu'(pre) on [n, c]; a block owns 32 vectors of columns and `rows` rows, and writes the columns' sums over them
-// to partial [gridDim.y, c].
+// d *= gelu'(pre + bias); the columns' sums over each slice of rows go to partial [gridDim.y, c].
 template <int W, class T>
 __global__ void __launch_bounds__(32 * kWarps)
-    slope_kernel(const T* pre, T* d, Accumulator<T>* partial, int64_t n, int64_t c, int64_t rows) {
+    slope_kernel(const T* pre, const T* bias, T* d, Accumulator<T>* partial, int64_t n, int64_t c, int64_t rows) {
   using A = Accumulator<T>;
   __shared__ A sums[kWarps][32 * W + 1];
   int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -44,12 +85,13 @@ __global__ void __launch_bounds__(32 * kWarps)
   int64_t begin = blockIdx.y * rows, end = begin + rows < n ? begin + rows : n;
   A sum[W] = {};
   if (j < c) {
+    Vec<T, W> b = load_vec<W>(bias + j);
 #pragma unroll 2
     for (int64_t i = begin + warp; i < end; i += kWarps) {
       Vec<T, W> p = load_vec<W>(pre + i * c + j), v = load_vec<W>(d + i * c + j);
 #pragma unroll
       for (int k = 0; k < W; ++k) {
-        A slope = widen(v.v[k]) * GeluTanh::slope(widen(p.v[k]));
+        A slope = widen(v.v[k]) * GeluTanh::slope(widen(p.v[k]) + widen(b.v[k]));
         sum[k] += slope;
         v.v[k] = device_convert<T>(slope);
       }
@@ -67,21 +109,19 @@ __global__ void __launch_bounds__(32 * kWarps)
 }
 
 template <class T>
-void slope_and_sums(const Tensor& pre, const Tensor& d, const Tensor& dbias) {
+void slope_and_sums(const Tensor& pre, const Tensor& bias, const Tensor& d, const Tensor& dbias) {
   using A = Accumulator<T>;
-  int64_t n = pre.size(0), c = pre.size(1), slices = std::min<int64_t>(256, ceil_div(n, kRowsOfBlock));
-  Tensor partial = Tensor::empty({slices, c}, dtype_of<A>(), pre.device());
-  bool wide = aligned16<T>(c, {pre.data<T>(), d.data<T>()});
-  int64_t columns = 32 * (wide ? kVecWidth<T> : 1);
-  launch_shared(wide ? slope_kernel<kVecWidth<T>, T> : slope_kernel<1, T>, pre.device(),
-                dim3(unsigned(ceil_div(c, columns)), unsigned(slices)), 32 * kWarps, 0, pre.data<T>(), d.data<T>(),
-                partial.data<A>(), n, c, ceil_div(n, slices));
+  int64_t n = pre.size(0), c = pre.size(1);
+  Tiles<T> t(n, c, {pre.data<T>(), bias.data<T>(), d.data<T>()});
+  Tensor partial = Tensor::empty({t.grid.y, c}, dtype_of<A>(), pre.device());
+  launch_shared(t.wide ? slope_kernel<kVecWidth<T>, T> : slope_kernel<1, T>, pre.device(), t.grid, 32 * kWarps, 0,
+                pre.data<T>(), bias.data<T>(), d.data<T>(), partial.data<A>(), n, c, t.rows);
   column_sum(DeviceType::cuda, dtype_of<A>(), partial, dbias);
 }
 
 template <class T>
 void down_backward_cuda(const GeluMlpOptions& o, const Tensor& dy, const Tensor& down, const Tensor& pre,
-                        const Tensor& dpre, const Tensor& dbias) {
+                        const Tensor& bias, const Tensor& dpre, const Tensor& dbias) {
   if (has_epilogue<T>(o, dy, pre)) {
     Gemm g{.m = pre.size(0), .n = pre.size(1), .k = dy.size(1)};
     g.a = dy.raw(), g.b = down.raw(), g.c = dpre.raw(), g.bias = dbias.raw();
@@ -90,8 +130,11 @@ void down_backward_cuda(const GeluMlpOptions& o, const Tensor& dy, const Tensor&
   }
   using A = Accumulator<T>;
   core::matmul(dy, false, down, false, dpre);
-  if (dbias && dbias.dtype() == dtype_of<A>()) return slope_and_sums<T>(pre, dpre, dbias);
-  map<T>({pre, dpre}, {dpre}, [] __device__(const A* a, A* b) { b[0] = a[1] * GeluTanh::slope(a[0]); });
+  if (dbias && dbias.dtype() == dtype_of<A>()) return slope_and_sums<T>(pre, bias, dpre, dbias);
+  if (bias)
+    map<T>({pre, dpre, bias}, {dpre}, [] __device__(const A* a, A* b) { b[0] = a[1] * GeluTanh::slope(a[0] + a[2]); });
+  else
+    map<T>({pre, dpre}, {dpre}, [] __device__(const A* a, A* b) { b[0] = a[1] * GeluTanh::slope(a[0]); });
   if (dbias) column_sum(DeviceType::cuda, dpre.dtype(), dpre, dbias);
 }
 

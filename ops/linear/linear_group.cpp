@@ -1,4 +1,7 @@
 // y_i = x W_i^T + b_i        dx = sum_i dy_i W_i        dW_i = dy_i^T x        db_i = sum of dy_i over rows
+//
+// Where the W_i or the dy_i are alike and lie at equal distances (the optimizer's copies of weights, the gradients that
+// attention writes), one batched product takes the place of several that are too small to fill a GPU.
 #include "autograd/registry.h"
 #include "ops/linear/parts.h"
 
@@ -10,25 +13,55 @@ constexpr size_t weight_at(size_t i) { return 1 + 2 * i; }  // among the inputs;
 template <size_t N>
 std::array<Tensor, N> forward_group(Context& ctx, std::string_view name, const Tensor& x,
                                     const std::array<std::array<Tensor, 2>, N>& maps) {
-  std::array<Tensor, N> ys;
-  bool any = false;
+  std::array<Tensor, N> ws, bs;
+  bool any = false, biased = false;
   for (size_t i = 0; i < N; ++i) {
-    affine::check(x, maps[i][0], maps[i][1], name);
-    ys[i] = affine::product(x, maps[i][0], maps[i][1]);
+    affine::check(x, ws[i] = maps[i][0], bs[i] = maps[i][1], name);
     any |= ctx.needs(int(weight_at(i)));
+    biased |= bs[i].defined();
   }
-  auto weight = [&](size_t i) { return ctx.needs(0) && i < N ? maps[i][0] : Tensor(); };
+  std::array<Tensor, N> ys;
+  int64_t from_weight = affine::spacing(ws), from_bias = biased ? affine::spacing(bs) : 0;
+  if (from_weight && (from_bias || !biased)) {
+    Tensor in = affine::rows(x);
+    ys = affine::adjacent<N>(affine::with_last(x, ws[0].size(0)), x.dtype(), x.device());
+    core::Gemm g{.trans_b = true, .m = in.size(0), .n = ws[0].size(0), .k = in.size(1), .batch = int64_t(N)};
+    g.a = x.raw(), g.b = ws[0].raw(), g.c = ys[0].raw(), g.bias = bs[0].raw();
+    g.lda = g.ldb = g.k, g.ldc = g.n, g.stride_b = from_weight, g.stride_c = g.m * g.n, g.stride_bias = from_bias;
+    core::gemm(g, x.dtype(), x.device());
+  } else {
+    for (size_t i = 0; i < N; ++i) ys[i] = affine::product(x, ws[i], bs[i]);
+  }
+  auto weight = [&](size_t i) { return ctx.needs(0) ? ws[i] : Tensor(); };
   ctx.save({any ? x : Tensor(), weight(0), weight(1), N > 2 ? weight(N - 1) : Tensor()});
   return ys;
 }
 
 template <size_t N>
+std::array<Tensor, N> weight_gradients(const Tensor& x, const std::array<Tensor, N>& dys, int64_t from_dy) {
+  Tensor dy = affine::rows(dys[0]);
+  int64_t in = x.size(-1), out = dy.size(1);
+  auto dws = affine::adjacent<N>({out, in}, affine::wide(x.dtype()), x.device());
+  core::Gemm g{.trans_a = true, .m = out, .n = in, .k = dy.size(0), .batch = int64_t(N)};
+  g.a = dy.raw(), g.b = x.raw(), g.c = dws[0].raw();
+  g.lda = out, g.ldb = g.ldc = in, g.stride_a = from_dy, g.stride_c = out * in;
+  g.c_wide = dws[0].dtype() != x.dtype();
+  core::gemm(g, x.dtype(), x.device());
+  return dws;
+}
+
+template <size_t N>
 Tensors backward_group(const Context& ctx, const std::array<Tensor, N>& dys) {
   Tensors gradients(1 + 2 * N);
+  bool all = true;
+  for (size_t i = 0; i < N; ++i) all &= ctx.needs(int(weight_at(i)));
+  int64_t from_dy = all && dys[0].numel() ? affine::spacing(dys) : 0;
+  std::array<Tensor, N> dws;
+  if (from_dy) dws = weight_gradients(ctx.saved(0), dys, from_dy);
   for (size_t i = 0; i < N; ++i) {
     size_t at = weight_at(i);
     if (ctx.needs(0)) affine::add_input_gradient(dys[i], ctx.saved(1 + i), gradients[0]);
-    if (ctx.needs(int(at))) gradients[at] = affine::weight_gradient(dys[i], ctx.saved(0));
+    if (ctx.needs(int(at))) gradients[at] = dws[i] ? dws[i] : affine::weight_gradient(dys[i], ctx.saved(0));
     if (ctx.needs(int(at) + 1)) gradients[at + 1] = affine::bias_gradient(dys[i]);
   }
   return gradients;

@@ -51,6 +51,33 @@ inline Tensor weight_gradient(const Tensor& dy, const Tensor& x) {
   return dw;
 }
 
+// The distance in elements from each tensor to the next where they are alike and lie in one block at equal distances,
+// so that one batched product can take them all; else 0.
+template <size_t N>
+int64_t spacing(const std::array<Tensor, N>& ts) {
+  int64_t bytes = 0;
+  for (size_t i = 0; i < N; ++i) {
+    if (!ts[i] || !(ts[i].shape() == ts[0].shape()) || !ts[i].is_contiguous()) return 0;
+    if (i == 0) continue;
+    if (!ts[i].shares_memory_with(ts[0])) return 0;
+    int64_t step = static_cast<const char*>(ts[i].raw()) - static_cast<const char*>(ts[i - 1].raw());
+    if (step < ts[0].bytes() || (i > 1 && step != bytes)) return 0;
+    bytes = step;
+  }
+  int64_t size = core::size_of(ts[0].dtype());
+  return bytes % size ? 0 : bytes / size;
+}
+
+// N tensors that lie one after the other.
+template <size_t N>
+std::array<Tensor, N> adjacent(const Shape& shape, DType dtype, Device device) {
+  Tensor all = Tensor::empty({int64_t(N) * shape.numel()}, dtype, device);
+  std::array<Tensor, N> ts;
+  for (size_t i = 0; i < N; ++i)
+    ts[i] = all.slice(0, int64_t(i) * shape.numel(), int64_t(i + 1) * shape.numel()).view(shape);
+  return ts;
+}
+
 inline Tensor bias_gradient(const Tensor& dy) {
   Tensor db = Tensor::empty({dy.size(-1)}, wide(dy.dtype()), dy.device());
   if (dy.numel())

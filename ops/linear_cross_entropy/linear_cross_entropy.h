@@ -34,8 +34,9 @@ struct LinearCrossEntropyAttrs {
   LinearCrossEntropyAttrs to(Device device) const { return {targets.to(device), options}; }
 };
 
-// logits [n,V], rows any distance apart, overwritten by softmax(logits) - [v = target], 0 where ignored, when
-// `gradient`; loss [n] and, where defined, hits [n] of each row, f32 (f64 for f64), 0 where ignored.
+// logits [n,V], rows any distance apart (with the gradient, what lies between them becomes 0), overwritten by
+// softmax(logits) - [v = target], 0 where ignored, when `gradient`; loss [n] and, where defined, hits [n] of each row,
+// f32 (f64 for f64), 0 where ignored.
 inline constinit KernelTable<void(const Tensor& logits, const Tensor& targets, int32_t ignore_index, bool gradient,
                                   const Tensor& loss, const Tensor& hits)>
     cross_entropy_chunk{"linear_cross_entropy"};

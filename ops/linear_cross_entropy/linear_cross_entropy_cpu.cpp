@@ -38,7 +38,9 @@ void chunk(const Tensor& logits, const Tensor& targets, int32_t ignore, bool gra
       bool ignored = target[i] == ignore;
       loss.data<T>()[i] = ignored ? T(0) : log_sum - z[target[i]];
       if (hits) hits.data<T>()[i] = T(!ignored && std::find(z, z + v, top) - z == target[i]);
-      if (gradient) gradient_row(z, v, target[i], ignored, log_sum);
+      if (!gradient) continue;
+      gradient_row(z, v, target[i], ignored, log_sum);
+      std::fill(z + v, z + std::max(v, logits.stride(0)), T(0));
     }
   });
 }

@@ -76,6 +76,7 @@ __global__ void __launch_bounds__(Threads)
     store_vec(row + i * W, x);
   }
   for (int64_t j = vectors * W + threadIdx.x; j < v; j += Threads) row[j] = slope(j, z[j]);
+  for (int64_t j = v + threadIdx.x; j < stride; j += Threads) row[j] = device_convert<T>(0.0f);
 }
 
 template <int Threads, bool Staged, class T>

@@ -113,7 +113,7 @@ void slope_and_sums(const Tensor& pre, const Tensor& bias, const Tensor& d, cons
   using A = Accumulator<T>;
   int64_t n = pre.size(0), c = pre.size(1);
   Tiles<T> t(n, c, {pre.data<T>(), bias.data<T>(), d.data<T>()});
-  Tensor partial = Tensor::empty({t.grid.y, c}, dtype_of<A>(), pre.device());
+  Tensor partial = Tensor::empty({int64_t(t.grid.y), c}, dtype_of<A>(), pre.device());
   launch_shared(t.wide ? slope_kernel<kVecWidth<T>, T> : slope_kernel<1, T>, pre.device(), t.grid, 32 * kWarps, 0,
                 pre.data<T>(), bias.data<T>(), d.data<T>(), partial.data<A>(), n, c, t.rows);
   column_sum(DeviceType::cuda, dtype_of<A>(), partial, dbias);

@@ -17,10 +17,11 @@ __device__ __forceinline__ int bit_reverse(int f, int log) { return log ? int(__
 
 template <int Columns>
 struct TileFft {
-  // One unused row after every 16 keeps strided rows in different banks.
-  static __host__ __device__ constexpr int row(int i) { return i + (i >> 4); }
-  static size_t shared_bytes(int log) { return sizeof(float2) * Columns * size_t(row((1 << log) - 1) + 1); }
-  static __device__ __forceinline__ int at(int i, int column) { return row(i) * Columns + column; }
+  // Rows are permuted within fours, so that rows 1, 8 and 16 apart lie in different banks.
+  static size_t shared_bytes(int log) { return sizeof(float2) * Columns << log; }
+  static __device__ __forceinline__ int at(int i, int column) {
+    return (i ^ (((i >> 3) ^ (i >> 4)) & 3)) * Columns + column;
+  }
 
   // K stages of blocks of 2^log points out of 2^full; `twiddles` [2^full]: exp(-2 pi i j / 2^full). Half: the upper
   // half of each block is zero (forwards) or not wanted (back), and neither read nor written.
@@ -96,17 +97,17 @@ struct TileFft {
   template <bool Half, class Load, class Store>
   static __device__ __forceinline__ void inverse(float2* x, const float2* twiddles, int full, Load&& load,
                                                  Store&& store) {
-    int column = threadIdx.x % Columns, log = (full - 1) % 4 + 1;
+    int column = threadIdx.x % Columns, log = 4;
     auto read = [&](int i) { return x[at(i, column)]; };
     auto write = [&](int i, float2 v) { x[at(i, column)] = v; };
     if (full <= 4) return some<true, Half>(full, twiddles, full, full, load, store);
-    some<true, false>(log, twiddles, log, full, load, write);
+    stages<4, true, false>(twiddles, log, full, load, write);
     __syncthreads();
     for (log += 4; log < full; log += 4) {
       stages<4, true, false>(twiddles, log, full, read, write);
       __syncthreads();
     }
-    stages<4, true, Half>(twiddles, full, full, read, store);
+    some<true, Half>(full - log + 4, twiddles, full, full, read, store);
   }
 };
 

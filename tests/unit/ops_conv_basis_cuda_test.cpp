@@ -99,11 +99,12 @@ TEST_F(ConvBasisCuda, IsStableInSinglePrecision) {
       for (int64_t i = 0; i < T * 4; ++i)  // each other query scores 60 more
         cliff.q.data<double>()[i] = i / 4 % 2 ? 30 : 0, cliff.k.data<double>()[i] = 1;
       EXPECT_LT(error(cliff), 1e-4) << "60 nats " << T;
+      if (T > 1100) continue;  // the reference is a T x T matrix
       Inputs huge = x.to(DType::f32);
       for (int64_t i = 0; i < huge.v.numel(); ++i) huge.v.data<float>()[i] = 1e37f * std::tanh(huge.v.data<float>()[i]);
       Inputs wide = huge.to(DType::f64), on = huge.to(core::cuda());
       EXPECT_LT(relative(conv_basis_attention(Var(on.q), Var(on.k), Var(on.v), o).value(),
-                         conv_basis_attention(Var(wide.q), Var(wide.k), Var(wide.v), o).value()),
+                         conv_basis_naive(Var(wide.q), Var(wide.k), Var(wide.v), o).value()),
                 1e-5)
           << "huge " << T;
     }

@@ -1,6 +1,7 @@
 // basis eval: loss and perplexity of a run or checkpoint.
 #include <fmt/format.h>
 
+#include <chrono>
 #include <cmath>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -45,17 +46,21 @@ void add_eval_command(CLI::App& app, int& exit_code) {
                          .got = "none",
                          .remedy = "pass data.val=FILE",
                          .code = core::ExitCode::usage});
+    auto start = std::chrono::steady_clock::now();
     EvalResult r = evaluate(*loaded.model, *val, loaded.compute);
+    double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     if (o->json) {
       fmt::print("{}\n", nlohmann::ordered_json{{"step", loaded.step},
                                                 {"loss", r.loss},
                                                 {"perplexity", std::exp(r.loss)},
                                                 {"accuracy", r.accuracy},
-                                                {"tokens", r.tokens}}
+                                                {"tokens", r.tokens},
+                                                {"seconds", seconds}}
                              .dump());
     } else {
-      fmt::print("step {}: loss {:.6f} nats/token, perplexity {:.4f}, accuracy {:.4f}, over {} tokens\n", loaded.step,
-                 r.loss, std::exp(r.loss), r.accuracy, r.tokens);
+      fmt::print(
+          "step {}: loss {:.6f} nats/token, perplexity {:.4f}, accuracy {:.4f}, over {} tokens, {:.0f} a second\n",
+          loaded.step, r.loss, std::exp(r.loss), r.accuracy, r.tokens, double(r.tokens) / seconds);
     }
   });
 }

@@ -32,6 +32,7 @@ Tensor RecordedStep::run(const models::Pass& pass, const StepBatch& batch) {
     batch_[i].inputs.copy_from(host.inputs);
     batch_[i].targets.copy_from(host.targets);
   }
+  core::fill(scale_, token_scale(batch.scored));
   if (pass.random) core::fill(first_stream_, double(pass.random->first_stream()));
   replay_();
   return loss_;
@@ -48,12 +49,12 @@ Tensor RecordedStep::eager(const models::Pass& pass, const StepBatch& batch) {
 void RecordedStep::record(const models::Pass& pass, const StepBatch& batch) {
   core::Device device = optimizer_.scalars().device();
   for (const Batch& b : batch.micro) batch_.push_back(to_device(b, device));
-  scored_ = batch.scored;
+  scale_ = Tensor::zeros({}, loss_dtype(pass), device);
   first_stream_ = Tensor::zeros({1}, core::DType::i64, device);
   try {
     replay_ = graph_recorder()(device, [this, pass] {
       StreamsFromDevice streams(pass.random, first_stream_);
-      loss_ = forward_backward(model_, pass, batch_, scored_, optimizer_);
+      loss_ = forward_backward(model_, pass, batch_, scale_, optimizer_);
       optimizer_.update();
     });
   } catch (const core::Error& e) {
@@ -77,7 +78,7 @@ void RecordedStep::give_up(const std::string& reason) {
 }
 
 bool RecordedStep::fits(const StepBatch& b) const {
-  bool same = b.scored == scored_ && b.micro.size() == batch_.size();
+  bool same = b.micro.size() == batch_.size();
   for (size_t i = 0; same && i < batch_.size(); ++i)
     same = batch_[i].inputs.shape() == core::Shape{b.micro[i].batch, b.micro[i].seq_len};
   return same;

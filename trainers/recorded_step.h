@@ -2,8 +2,8 @@
 //
 // What a graph holds by value must not change from step to step. The learning rate, the update's number and the loss
 // scale lie on the device (optim/optimizer.h), and so does the number that the random streams of a step count from
-// (core/rng.h); the batch is copied into tensors that stay. A step with another number of scored targets than the
-// recorded one (masked language modelling) is run as if there were no graph.
+// (core/rng.h) and the number of scored targets; the batch is copied into tensors that stay. A batch of another shape
+// is run as if there were no graph.
 #pragma once
 
 #include <functional>
@@ -44,8 +44,8 @@ class RecordedStep {
   Optimizer& optimizer_;
   bool required_, given_up_ = false;
   int steps_ = 0;
-  int64_t scored_ = 0;             // of the recorded step
   std::vector<MicroBatch> batch_;  // the recorded step's input
+  Tensor scale_;                   // [], token_scale of the step's targets
   Tensor first_stream_;            // [1] i64 on the device: Generator::first_stream() of the step
   Tensor loss_;
   std::function<void()> replay_;

@@ -3,14 +3,14 @@
 #include <algorithm>
 
 #include "core/basic/basic.h"
+#include "ops/linear_cross_entropy/linear_cross_entropy.h"
 
 namespace basis::trainers {
 namespace {
 
-// The loss of one micro-batch, which `total` gathers.
-models::Var add_loss(const models::Model& model, const models::Pass& pass, const MicroBatch& b, int64_t scored,
-                     Tensor& total) {
-  models::Var loss = model.loss(pass, b.inputs, b.targets, kIgnore, 1.0 / double(std::max<int64_t>(1, scored)));
+// The summed loss of one micro-batch, which `total` gathers.
+models::Var add_loss(const models::Model& model, const models::Pass& pass, const MicroBatch& b, Tensor& total) {
+  models::Var loss = model.loss(pass, b.inputs, b.targets, kIgnore, 1);
   if (total)
     core::axpy(1, loss.value(), total);
   else
@@ -18,7 +18,25 @@ models::Var add_loss(const models::Model& model, const models::Pass& pass, const
   return loss;
 }
 
+// What backward starts from: the loss scale, and the step from a sum over tokens to their mean.
+Tensor cotangent(const Optimizer& optimizer, const Tensor& scale) {
+  Tensor c = optimizer.loss_cotangent(scale.dtype());
+  Tensor out = c.empty_like();
+  ops::scaled_by(c.device().type, c.dtype(), c, 1, scale, out);
+  return out;
+}
+
+Tensor scale_of(int64_t scored, const models::Pass& pass, core::Device device) {
+  return Tensor::full({}, token_scale(scored), loss_dtype(pass), device);
+}
+
 }  // namespace
+
+core::DType loss_dtype(const models::Pass& pass) {
+  return pass.compute == core::DType::f64 ? core::DType::f64 : core::DType::f32;
+}
+
+double token_scale(int64_t scored) { return 1.0 / double(std::max<int64_t>(1, scored)); }
 
 core::Device choose_device(const std::string& name) {
   if (name == "cpu") return core::cpu;
@@ -48,13 +66,16 @@ MicroBatch to_device(const Batch& b, core::Device device) {
 }
 
 Tensor forward_backward(const models::Model& model, const models::Pass& pass, const std::vector<MicroBatch>& batches,
-                        int64_t scored, const Optimizer& optimizer) {
+                        const Tensor& scale, const Optimizer& optimizer) {
   Tensor total;
-  for (const MicroBatch& b : batches) {
-    models::Var loss = add_loss(model, pass, b, scored, total);
-    loss.backward(optimizer.loss_cotangent(loss.dtype()));
-  }
+  for (const MicroBatch& b : batches) add_loss(model, pass, b, total).backward(cotangent(optimizer, scale));
+  if (total) ops::scaled_by(total.device().type, total.dtype(), total, 1, scale, total);
   return total;
+}
+
+Tensor forward_backward(const models::Model& model, const models::Pass& pass, const std::vector<MicroBatch>& batches,
+                        int64_t scored, const Optimizer& optimizer) {
+  return forward_backward(model, pass, batches, scale_of(scored, pass, optimizer.scalars().device()), optimizer);
 }
 
 Tensor forward_backward(const models::Model& model, models::Pass& pass, const Dataset& data, int64_t step,
@@ -69,12 +90,13 @@ Tensor forward_backward(const models::Model& model, models::Pass& pass, const Da
     tokens += batches.back().scored;
   }
   tokens = int64_t(parallel.comm().agree({double(tokens)}, Reduce::sum)[0]);
-  Tensor total;
+  Tensor total, scale = scale_of(tokens, pass, device);
   for (const Batch& b : batches) {
-    models::Var loss = add_loss(model, pass, to_device(b, device), tokens, total);
+    models::Var loss = add_loss(model, pass, to_device(b, device), total);
     if (&b == &batches.back()) parallel.begin_last_backward();
-    loss.backward(optimizer.loss_cotangent(loss.dtype()));
+    loss.backward(cotangent(optimizer, scale));
   }
+  if (total) ops::scaled_by(device.type, total.dtype(), total, 1, scale, total);
   parallel.finish_backward(total);
   return total;
 }

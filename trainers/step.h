@@ -31,9 +31,14 @@ MicroBatch to_device(const Batch& batch, core::Device device);
 // batch). Returns the mean loss as a scalar on the device.
 Tensor forward_backward(const models::Model& model, models::Pass& pass, const Dataset& data, int64_t step,
                         const configs::TrainConfig& config, const Optimizer& optimizer, DataParallel& parallel);
-// The same for one process, from a batch that lies on the device.
+// The same for one process, from a batch that lies on the device, of which `scored` targets count.
 Tensor forward_backward(const models::Model& model, const models::Pass& pass, const std::vector<MicroBatch>& batches,
                         int64_t scored, const Optimizer& optimizer);
+// ... or whose token_scale(scored) lies on the device too: [], in loss_dtype.
+Tensor forward_backward(const models::Model& model, const models::Pass& pass, const std::vector<MicroBatch>& batches,
+                        const Tensor& scale, const Optimizer& optimizer);
+core::DType loss_dtype(const models::Pass& pass);
+double token_scale(int64_t scored);  // what the sum of the losses is multiplied by
 
 struct EvalResult {
   double loss = 0;      // nats per token

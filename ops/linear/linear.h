@@ -13,4 +13,8 @@ Var linear(const Var& x, const Var& weight, const Var& bias = {});
 // separate ops would leave the sum to further passes over memory.
 std::vector<Var> linear_group(const Var& x, const std::vector<Var>& weights, const std::vector<Var>& biases);
 
+// column_sum of several tensors [N, C] of one shape at once: fewer launches. outs [C] of one dtype.
+inline constinit core::KernelTable<void(const autograd::Tensors& xs, const autograd::Tensors& outs)> column_sums{
+    "column sums"};
+
 }  // namespace basis::ops

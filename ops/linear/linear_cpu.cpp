@@ -19,6 +19,13 @@ void column_sum_cpu(const Tensor& x, const Tensor& out) {
   });
 }
 
+template <class T>
+void column_sums_cpu(const autograd::Tensors& xs, const autograd::Tensors& outs) {
+  for (size_t i = 0; i < xs.size(); ++i) column_sum_cpu<T>(xs[i], outs[i]);
+}
+
+REGISTER_KERNEL(column_sums, cpu, f32, column_sums_cpu<float>)
+REGISTER_KERNEL(column_sums, cpu, f64, column_sums_cpu<double>)
 REGISTER_KERNEL(column_sum, cpu, f32, column_sum_cpu<float>)
 REGISTER_KERNEL(column_sum, cpu, f64, column_sum_cpu<double>)
 

@@ -50,6 +50,24 @@ std::array<Tensor, N> weight_gradients(const Tensor& x, const std::array<Tensor,
   return dws;
 }
 
+// Alike ones in one launch.
+template <size_t N>
+void bias_gradients(const Context& ctx, const std::array<Tensor, N>& dys, Tensors& gradients) {
+  Tensors xs, outs;
+  for (size_t i = 0; i < N; ++i) {
+    size_t at = weight_at(i) + 1;
+    if (!ctx.needs(int(at))) continue;
+    Tensor dy = affine::rows(dys[i]);
+    if (!dy.numel() || (!xs.empty() && !(dy.shape() == xs[0].shape()))) {
+      gradients[at] = affine::bias_gradient(dy);
+      continue;
+    }
+    gradients[at] = Tensor::empty({dy.size(1)}, affine::wide(dy.dtype()), dy.device());
+    xs.push_back(dy), outs.push_back(gradients[at]);
+  }
+  if (!xs.empty()) column_sums(xs[0].device().type, xs[0].dtype(), xs, outs);
+}
+
 template <size_t N>
 Tensors backward_group(const Context& ctx, const std::array<Tensor, N>& dys) {
   Tensors gradients(1 + 2 * N);
@@ -62,8 +80,8 @@ Tensors backward_group(const Context& ctx, const std::array<Tensor, N>& dys) {
     size_t at = weight_at(i);
     if (ctx.needs(0)) affine::add_input_gradient(dys[i], ctx.saved(1 + i), gradients[0]);
     if (ctx.needs(int(at))) gradients[at] = dws[i] ? dws[i] : affine::weight_gradient(dys[i], ctx.saved(0));
-    if (ctx.needs(int(at) + 1)) gradients[at + 1] = affine::bias_gradient(dys[i]);
   }
+  bias_gradients(ctx, dys, gradients);
   return gradients;
 }
 

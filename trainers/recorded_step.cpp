@@ -1,5 +1,7 @@
 #include "trainers/recorded_step.h"
 
+#include <cstring>
+
 #include "core/basic/basic.h"
 #include "core/log.h"
 
@@ -27,11 +29,7 @@ Tensor RecordedStep::run(const models::Pass& pass, const StepBatch& batch) {
   if (!replay_ && !given_up_ && steps_ >= kWarmUp) record(pass, batch);
   ++steps_;
   if (!replay_ || !fits(batch)) return eager(pass, batch);
-  for (size_t i = 0; i < batch_.size(); ++i) {
-    MicroBatch host = to_device(batch.micro[i], core::cpu);
-    batch_[i].inputs.copy_from(host.inputs);
-    batch_[i].targets.copy_from(host.targets);
-  }
+  bring(batch);
   core::fill(scale_, token_scale(batch.scored));
   if (pass.random) core::fill(first_stream_, double(pass.random->first_stream()));
   replay_();
@@ -46,11 +44,23 @@ Tensor RecordedStep::eager(const models::Pass& pass, const StepBatch& batch) {
   return loss;
 }
 
+void RecordedStep::bring(const StepBatch& batch) {
+  std::vector<core::Uploader::Item> items;
+  for (size_t i = 0; i < batch_.size(); ++i) {
+    items.push_back({batch.micro[i].inputs.data(), batch_[i].inputs});
+    items.push_back({batch.micro[i].targets.data(), batch_[i].targets});
+  }
+  if (upload_) return (*upload_)(items);
+  for (const auto& [host, to] : items)  // the CPU, in tests
+    std::memcpy(to.raw(), host, size_t(to.bytes()));
+}
+
 void RecordedStep::record(const models::Pass& pass, const StepBatch& batch) {
   core::Device device = optimizer_.scalars().device();
   for (const Batch& b : batch.micro) batch_.push_back(to_device(b, device));
   scale_ = Tensor::zeros({}, loss_dtype(pass), device);
   first_stream_ = Tensor::zeros({1}, core::DType::i64, device);
+  if (device.is_cuda() && core::make_uploader()) upload_ = core::make_uploader()(device);
   try {
     replay_ = graph_recorder()(device, [this, pass] {
       StreamsFromDevice streams(pass.random, first_stream_);

@@ -9,6 +9,7 @@
 #include <functional>
 #include <memory>
 
+#include "core/upload.h"
 #include "trainers/step.h"
 
 namespace basis::trainers {
@@ -36,6 +37,7 @@ class RecordedStep {
 
  private:
   Tensor eager(const models::Pass& pass, const StepBatch& batch);
+  void bring(const StepBatch& batch);  // to the recorded step's input
   void record(const models::Pass& pass, const StepBatch& batch);
   void give_up(const std::string& reason);
   bool fits(const StepBatch& batch) const;
@@ -48,6 +50,7 @@ class RecordedStep {
   Tensor scale_;                   // [], token_scale of the step's targets
   Tensor first_stream_;            // [1] i64 on the device: Generator::first_stream() of the step
   Tensor loss_;
+  std::unique_ptr<core::Uploader> upload_;  // brings the next batch while the last step still runs
   std::function<void()> replay_;
 };
 

@@ -29,6 +29,10 @@ using WeightCopies = std::unordered_map<const void*, core::Tensor>;
 // Sees the input of each linear layer, known by its weight: calibration.
 using Observer = std::function<void(const autograd::Var& weight, const autograd::Var& input)>;
 
+// Sees what each attention mixes, after rotation, and the result: q [B,T,H,D], k and v [B,S,Hkv,D], mixed [B,T,H,D].
+using MixObserver = std::function<void(int layer, const autograd::Var& q, const autograd::Var& k,
+                                       const autograd::Var& v, const autograd::Var& mixed)>;
+
 struct Pass {
   bool training = false;                   // dropout on
   core::DType compute = core::DType::f32;  // dtype of activations and of the weights as used
@@ -38,6 +42,7 @@ struct Pass {
   KeyValueCache* cache = nullptr;          // generation
   core::Tensor key_lengths;                // [B] i32, encoder: tokens before padding; undefined: all
   const Observer* observe = nullptr;
+  const MixObserver* observe_mix = nullptr;
   int64_t first_position() const { return cache ? cache->length : 0; }
 };
 

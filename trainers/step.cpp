@@ -102,9 +102,9 @@ Tensor forward_backward(const models::Model& model, models::Pass& pass, const Da
 }
 
 EvalResult evaluate(const models::Model& model, const EvalDataset& data, core::DType compute, Communicator& comm,
-                    const models::WeightCopies* copies) {
+                    const models::WeightCopies* copies, const models::MixObserver* observe) {
   autograd::NoGrad no_grad;
-  models::Pass pass{.compute = compute, .copies = copies};
+  models::Pass pass{.compute = compute, .copies = copies, .observe_mix = observe};
   core::Device device = model.parameters().at(0).var.device();
   EvalResult result;
   double sum = 0, hits = 0;

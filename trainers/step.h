@@ -47,9 +47,10 @@ struct EvalResult {
 };
 // The batches are dealt out to the ranks of `comm`; every rank gets the whole result.
 EvalResult evaluate(const models::Model& model, const EvalDataset& data, core::DType compute, Communicator& comm,
-                    const models::WeightCopies* copies = nullptr);
-inline EvalResult evaluate(const models::Model& model, const EvalDataset& data, core::DType compute) {
-  return evaluate(model, data, compute, *null_communicator());
+                    const models::WeightCopies* copies = nullptr, const models::MixObserver* observe = nullptr);
+inline EvalResult evaluate(const models::Model& model, const EvalDataset& data, core::DType compute,
+                           const models::MixObserver* observe = nullptr) {
+  return evaluate(model, data, compute, *null_communicator(), nullptr, observe);
 }
 
 }  // namespace basis::trainers

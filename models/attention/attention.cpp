@@ -42,7 +42,8 @@ Var MultiHeadAttention::operator()(const Pass& pass, const Var& x) const {
     if (mixer_->needs_earlier_queries()) q = Var(append(kept.q, q.value(), pass.cache->length));  // [B,S,H,D]
   }
   Var mixed = mixer_->mix(pass, q, k, v);  // [B,T,H,D]
-  return projector_->out(pass, mixed);     // [B,T,C]
+  if (pass.observe_mix) (*pass.observe_mix)(layer_, q, k, v, mixed);
+  return projector_->out(pass, mixed);  // [B,T,C]
 }
 
 }  // namespace basis::models

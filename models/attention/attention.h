@@ -58,7 +58,7 @@ struct LatentOptions {
 std::unique_ptr<Projector> make_mla_projector(const ProjectorOptions& options, const LatentOptions& latent);
 
 struct MixerOptions {
-  std::string type = "fused";  // naive | fused | window | conv_basis | check
+  std::string type = "fused";  // naive | fused | window | conv_basis | check | topk
   bool causal = true;
   int64_t window = 0, sink = 0;
   double dropout = 0;
@@ -71,6 +71,9 @@ struct MixerOptions {
 };
 // Throws core::Error (usage) for an unknown type, a window without a width, or what conv_basis cannot honour.
 std::unique_ptr<Mixer> make_mixer(const MixerOptions& options);
+// Softmax over the k largest logits of each row, on the host and without a gradient: what an approximation with k
+// entries a row can reach at best, for `eval --approximate`.
+std::unique_ptr<Mixer> make_topk_mixer(const MixerOptions& options);
 
 class MultiHeadAttention : public Module {
  public:

@@ -130,6 +130,7 @@ std::unique_ptr<Mixer> make_mixer(const MixerOptions& o) {
     return std::make_unique<FusedMixer>(o);
   }
   if (o.type == "conv_basis") return std::make_unique<ConvBasisMixer>(o);
+  if (o.type == "topk") return make_topk_mixer(o);
   if (o.type == "check" && o.reference != "check" && o.candidate != "check") {
     MixerOptions reference = o, candidate = o;
     reference.type = o.reference;

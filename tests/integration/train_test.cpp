@@ -119,6 +119,11 @@ TEST_F(Program, SigtermSavesAndExitsWithItsNumber) {
   EXPECT_EQ(finish(child), 128 + SIGTERM) << log();
   EXPECT_NE(log().find("checkpoint saved"), std::string::npos);
   EXPECT_EQ(run({"eval", path("stopped")}), 0) << log();
+  EXPECT_EQ(run({"eval", path("stopped"), "--batches", "1", "--approximate", "conv:k=2,8", "window:k=4", "topk:k=4"}),
+            0)
+      << log();
+  EXPECT_EQ(run({"eval", path("stopped"), "--batches", "1", "--approximate", "conv:k="}), 2) << log();
+  EXPECT_EQ(run({"eval", path("stopped"), "--batches", "1", "--approximate", "conv:k=100000"}), 2) << log();
   EXPECT_EQ(run({"generate", path("stopped"), "--tokens", "5", "--prompt", "the"}), 0) << log();
   EXPECT_EQ(run({"inspect", path("stopped")}), 0) << log();
 }

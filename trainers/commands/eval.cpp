@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "trainers/commands/approximate.h"
 #include "trainers/commands/commands.h"
 #include "trainers/session.h"
 #include "trainers/step.h"
@@ -16,7 +17,8 @@ namespace basis::trainers {
 void add_eval_command(CLI::App& app, int& exit_code) {
   struct Options {
     std::string checkpoint;
-    std::vector<std::string> overrides;
+    std::vector<std::string> overrides, approximate;
+    std::string svg;
     int64_t batches = 0, window = 0, windows = 0;
     bool json = false;
   };
@@ -33,6 +35,10 @@ void add_eval_command(CLI::App& app, int& exit_code) {
                    "Score disjoint windows of so many tokens alone, the first token of each unscored")
       ->check(CLI::PositiveNumber);
   command->add_option("--windows", o->windows, "With --window: only so many (0: all)")->check(CLI::NonNegativeNumber);
+  command->add_option("--approximate", o->approximate,
+                      "Replace every mixer: conv:k=4,16,64, recover:..., window:... (sinks and a window) or topk:...; "
+                      "several. Loss, and each layer's error on the activations of the model as it is");
+  command->add_option("--svg", o->svg, "With --approximate: file for a plot of the error against k");
   command->add_flag("--json", o->json, "The result as JSON on stdout");
   command->callback([o] {
     Loaded loaded = load_model(o->checkpoint, o->overrides);
@@ -46,6 +52,7 @@ void add_eval_command(CLI::App& app, int& exit_code) {
                          .got = "none",
                          .remedy = "pass data.val=FILE",
                          .code = core::ExitCode::usage});
+    if (!o->approximate.empty()) return approximate(loaded, *val, o->approximate, o->svg, o->json);
     auto start = std::chrono::steady_clock::now();
     EvalResult r = evaluate(*loaded.model, *val, loaded.compute);
     double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

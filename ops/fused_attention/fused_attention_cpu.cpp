@@ -1,199 +1,131 @@
-#include <cmath>
-#include <limits>
-#include <vector>
-
-#include "core/basic/basic.h"
-#include "core/gemm/gemm.h"
+// Keys and values of each key head are packed once; then blocks of queries are shared out among the threads. Backward
+// adds to dk and dv in a fixed order, so that a run is reproducible at a given number of threads.
 #include "core/parallel.h"
-#include "ops/common/math.h"
 #include "ops/fused_attention/fused_attention.h"
+#include "ops/fused_attention/fused_attention_cpu_blocks.h"
 
 namespace basis::ops {
 namespace {
 
-constexpr int64_t kRows = 64, kKeys = 128;  // a tile: its scores fit the L1/L2 cache
+using namespace cpu_attention;
 
 template <class T>
-struct Tile {
-  const AttentionShape& n;
-  const AttentionOptions& o;
-  int64_t b, h, row0, rows;
+const Kernels<T>& kernels() {
+  static const Kernels<T>& chosen = [&]() -> const Kernels<T>& {
+    if (auto* k = kernels_avx512<T>()) return *k;
+    if (auto* k = kernels_avx2<T>()) return *k;
+    return Blocks<Simd<T, 16>>::table;  // what every target has
+  }();
+  return chosen;
+}
 
-  int64_t key_limit() const {
-    return o.key_lengths ? std::clamp<int64_t>(o.key_lengths.data<int32_t>()[b], 0, n.S) : n.S;
-  }
-  VisibleKeys visible(int64_t r) const {
-    return visible_keys(o.causal, o.window, o.sink, row0 + r + n.S - n.T, key_limit());
-  }
-  // Does any row see a key of [k0, k0 + keys)? Rows' ranges move right with r, so the first and last row decide.
-  bool touches(int64_t k0, int64_t keys) const {
-    VisibleKeys first = visible(0), last = visible(rows - 1);
-    return k0 < std::max(first.sink, last.sink) || (k0 + keys > first.low && k0 < last.high);
-  }
-  bool sees_all(int64_t k0, int64_t keys) const {
-    VisibleKeys first = visible(0), last = visible(rows - 1);
-    return last.low <= k0 && k0 + keys <= first.high;
-  }
-  uint64_t index(int64_t r, int64_t j) const { return uint64_t(((b * n.H + h) * n.T + row0 + r) * n.S + j); }
-
-  // s [rows, kKeys] = -inf where hidden.
-  void hide(T* s, int64_t k0, int64_t keys) const {
-    if (sees_all(k0, keys)) return;
-    for (int64_t r = 0; r < rows; ++r) {
-      VisibleKeys v = visible(r);
-      for (int64_t j = 0; j < keys; ++j)
-        if (!v.contains(k0 + j)) s[r * kKeys + j] = -std::numeric_limits<T>::infinity();
-    }
-  }
-  void drop(T* p, int64_t k0, int64_t keys) const {
-    if (o.dropout == 0) return;
-    for (int64_t r = 0; r < rows; ++r)
-      for (int64_t j = 0; j < keys; ++j)
-        p[r * kKeys + j] *= T(dropout_factor(o.dropout, o.seed, core::stream_at(o.stream, o.base), index(r, k0 + j)));
-  }
+// Memory in parts of equal size, each at the start of a cache line.
+template <class T>
+struct Parts {
+  int64_t size;
+  Tensor memory;
+  Parts(int64_t parts, int64_t elements)
+      : size(round_up(elements, 64)), memory(Tensor::empty({parts * size}, core::dtype_of<T>())) {}
+  T* at(int64_t part) const { return memory.data<T>() + part * size; }
 };
-
-// c = alpha op(a) op(b) + beta c on one thread (OpenBLAS does not nest inside an OpenMP region).
-template <class T>
-void small_gemm(bool ta, bool tb, int64_t m, int64_t n, int64_t k, double alpha, const T* a, int64_t lda, const T* b,
-                int64_t ldb, double beta, T* c, int64_t ldc) {
-  core::Gemm g{.trans_a = ta, .trans_b = tb, .m = m, .n = n, .k = k};
-  g.a = a, g.b = b, g.c = c, g.lda = lda, g.ldb = ldb, g.ldc = ldc, g.alpha = alpha, g.beta = beta;
-  core::gemm(g, core::dtype_of<T>(), core::cpu);
-}
-
-// One step of the running softmax: s becomes e^(s - max), and the earlier sums and outputs are rescaled.
-template <class T>
-void online_softmax(T* s, int64_t rows, int64_t keys, T* top, T* sum, T* out, int64_t ldo, int64_t dv) {
-  for (int64_t r = 0; r < rows; ++r) {
-    T* row = s + r * kKeys;
-    T m = top[r];
-    for (int64_t j = 0; j < keys; ++j) m = row[j] > m ? row[j] : m;
-    if (m == -std::numeric_limits<T>::infinity()) {  // nothing seen so far
-      std::fill(row, row + keys, T(0));
-      continue;
-    }
-    T rescale = fast_exp(top[r] - m), add = 0;
-    for (int64_t j = 0; j < keys; ++j) row[j] = fast_exp(row[j] - m);
-    for (int64_t j = 0; j < keys; ++j) add += row[j];
-    sum[r] = sum[r] * rescale + add;
-    top[r] = m;
-    if (rescale != 1)
-      for (int64_t d = 0; d < dv; ++d) out[r * ldo + d] *= rescale;
-  }
-}
-
-template <class T>
-void forward_tile(const Tile<T>& t, const T* q, const T* k, const T* v, T* out, T* lse, T* s) {
-  const auto& n = t.n;
-  int64_t ldq = n.H * n.D, ldk = n.Hkv * n.D, ldv = n.Hkv * n.Dv, ldo = n.H * n.Dv;
-  T top[kRows], sum[kRows];
-  std::fill(top, top + t.rows, -std::numeric_limits<T>::infinity());
-  std::fill(sum, sum + t.rows, T(0));
-  for (int64_t r = 0; r < t.rows; ++r) std::fill(out + r * ldo, out + r * ldo + n.Dv, T(0));
-  for (int64_t k0 = 0; k0 < n.S; k0 += kKeys) {
-    int64_t keys = std::min(kKeys, n.S - k0);
-    if (!t.touches(k0, keys)) continue;
-    small_gemm(false, true, t.rows, keys, n.D, n.scale, q, ldq, k + k0 * ldk, ldk, 0, s, kKeys);
-    t.hide(s, k0, keys);
-    online_softmax(s, t.rows, keys, top, sum, out, ldo, n.Dv);
-    t.drop(s, k0, keys);
-    small_gemm(false, false, t.rows, n.Dv, keys, 1, s, kKeys, v + k0 * ldv, ldv, 1, out, ldo);
-  }
-  for (int64_t r = 0; r < t.rows; ++r) {
-    T inverse = sum[r] > 0 ? 1 / sum[r] : T(0);
-    for (int64_t d = 0; d < n.Dv; ++d) out[r * ldo + d] *= inverse;
-    lse[r] = top[r] + std::log(sum[r]);  // -inf + -inf where nothing is visible
-  }
-}
 
 template <class T>
 void forward(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionOptions& o, const Tensor& out,
              const Tensor& lse) {
   AttentionShape n = check_attention(q, k, v, o, "fused_attention");
-  int64_t tiles = (n.T + kRows - 1) / kRows, units = n.B * n.H * tiles;
+  const Kernels<T>& run = kernels<T>();
+  int64_t blocks = (n.T + kRows - 1) / kRows, units = n.B * n.H * blocks, key_heads = n.B * n.Hkv;
+  int64_t spans = (n.S + kKeys<T> - 1) / kKeys<T>, padded = round_up(n.S, run.width);
+  Parts<T> keys(key_heads, padded * n.D), values(key_heads, n.S * round_up(n.Dv, run.width));
+  Parts<T> scratch(omp_get_max_threads(), run.scratch(n));
 #pragma omp parallel if (units > 1)
   {
-    std::vector<T> s(size_t(kRows * kKeys));
+#pragma omp for schedule(static)
+    for (int64_t span = 0; span < key_heads * spans; ++span) {
+      int64_t head = span / spans, k0 = span % spans * kKeys<T>, row = head / n.Hkv * n.S * n.Hkv + head % n.Hkv;
+      run.pack(n, k.data<T>() + row * n.D, n.Hkv * n.D, v.data<T>() + row * n.Dv, n.Hkv * n.Dv, k0,
+               std::min(kKeys<T>, n.S - k0), {keys.at(head), nullptr, nullptr, values.at(head)});
+    }
 #pragma omp for schedule(dynamic)
     for (int64_t unit = 0; unit < units; ++unit) {
-      int64_t tile = tiles - 1 - unit / (n.B * n.H), b = unit % (n.B * n.H) / n.H,
-              h = unit % n.H;  // longest rows first
-      int64_t row0 = tile * kRows, g = h * n.Hkv / n.H;
-      Tile<T> t{n, o, b, h, row0, std::min(kRows, n.T - row0)};
-      forward_tile(t, q.data<T>() + ((b * n.T + row0) * n.H + h) * n.D, k.data<T>() + (b * n.S * n.Hkv + g) * n.D,
-                   v.data<T>() + (b * n.S * n.Hkv + g) * n.Dv, out.data<T>() + ((b * n.T + row0) * n.H + h) * n.Dv,
-                   lse.data<T>() + (b * n.H + h) * n.T + row0, s.data());
+      int64_t row0 = (blocks - 1 - unit / (n.B * n.H)) * kRows;  // longest rows first
+      int64_t b = unit % (n.B * n.H) / n.H, h = unit % n.H, row = (b * n.T + row0) * n.H + h;
+      int64_t head = b * n.Hkv + h * n.Hkv / n.H;
+      BlockData<T> data{.q = q.data<T>() + row * n.D,
+                        .o = out.data<T>() + row * n.Dv,
+                        .lse = lse.data<T>() + (b * n.H + h) * n.T + row0};
+      run.forward({n, o, b, h, row0, std::min(kRows, n.T - row0)}, data,
+                  {keys.at(head), nullptr, nullptr, values.at(head)}, scratch.at(omp_get_thread_num()));
     }
   }
 }
 
 template <class T>
-struct BackwardScratch {
-  std::vector<T> p = std::vector<T>(size_t(kRows * kKeys)), dp = p, kept = p;
+struct BackwardCall {
+  const Tensor &q, &k, &v, &out, &lse, &dout;
+  const AttentionOptions& o;
+  const Tensor &dq, &dk, &dv;
+  AttentionShape n;
+  const Kernels<T>& run;
+  int64_t padded = round_up(n.S, run.width), D = round_up(n.D, run.width), Dv = round_up(n.Dv, run.width);
+  int64_t group = n.H / n.Hkv, blocks = (n.T + kRows - 1) / kRows;
+
+  int64_t packed_size() const { return padded * (n.D + n.Dv) + n.S * D; }
+  int64_t sums_size() const { return padded * (D + Dv); }
+
+  // Every parts-th block of the query heads of one key head.
+  void part(int64_t head, int64_t part, int64_t parts, T* memory, T* sums, T* scratch) const {
+    int64_t b = head / n.Hkv, g = head % n.Hkv, key = b * n.S * n.Hkv + g;
+    PackedKeys<T> packed{memory, memory + padded * n.D, memory + padded * (n.D + n.Dv), nullptr};
+    for (int64_t k0 = 0; k0 < n.S; k0 += kKeys<T>)
+      run.pack(n, k.data<T>() + key * n.D, n.Hkv * n.D, v.data<T>() + key * n.Dv, n.Hkv * n.Dv, k0,
+               std::min(kKeys<T>, n.S - k0), packed);
+    std::fill(sums, sums + sums_size(), T(0));
+    for (int64_t at = part; at < group * blocks; at += parts) {
+      int64_t h = g * group + at / blocks, row0 = at % blocks * kRows, row = (b * n.T + row0) * n.H + h;
+      BlockData<T> data{.q = q.data<T>() + row * n.D,
+                        .out = out.data<T>() + row * n.Dv,
+                        .dout = dout.data<T>() + row * n.Dv,
+                        .lse = lse.data<T>() + (b * n.H + h) * n.T + row0,
+                        .dq = dq.data<T>() + row * n.D};
+      run.backward({n, o, b, h, row0, std::min(kRows, n.T - row0)}, data, packed, sums, sums + padded * D, scratch);
+    }
+  }
+  // Rows [from, to) of dk and dv of one key head: the sum over its parts.
+  void finish(int64_t head, int64_t parts, const Parts<T>& sums) const {
+    int64_t row = head / n.Hkv * n.S * n.Hkv + head % n.Hkv;
+    auto add = [&](T* to, int64_t cols, int64_t ld, int64_t offset) {
+      for (int64_t p = 0; p < parts; ++p)
+        for (int64_t s = 0; s < n.S; ++s) {
+          const T* from = sums.at(head * parts + p) + offset + s * ld;
+          T* x = to + s * n.Hkv * cols;
+          for (int64_t d = 0; d < cols; ++d) x[d] = p ? x[d] + from[d] : from[d];
+        }
+    };
+    add(dk.data<T>() + row * n.D, n.D, D, 0);
+    add(dv.data<T>() + row * n.Dv, n.Dv, Dv, padded * D);
+  }
 };
 
-// All tiles of one query head: adds to dq, dk, dv, which start at zero.
-template <class T>
-void backward_head(Tile<T> t, const T* q, const T* k, const T* v, const T* out, const T* lse, const T* dout, T* dq,
-                   T* dk, T* dv, BackwardScratch<T>& scratch) {
-  const auto& n = t.n;
-  int64_t ldq = n.H * n.D, ldk = n.Hkv * n.D, ldv = n.Hkv * n.Dv, ldo = n.H * n.Dv;
-  T *p = scratch.p.data(), *dp = scratch.dp.data(), *kept = t.o.dropout > 0 ? scratch.kept.data() : p;
-  T delta[kRows];
-  for (t.row0 = 0; t.row0 < n.T; t.row0 += kRows) {
-    t.rows = std::min(kRows, n.T - t.row0);
-    const T *qi = q + t.row0 * ldq, *go = dout + t.row0 * ldo, *oi = out + t.row0 * ldo;
-    for (int64_t r = 0; r < t.rows; ++r) {
-      delta[r] = 0;
-      for (int64_t d = 0; d < n.Dv; ++d) delta[r] += go[r * ldo + d] * oi[r * ldo + d];
-    }
-    for (int64_t k0 = 0; k0 < n.S; k0 += kKeys) {
-      int64_t keys = std::min(kKeys, n.S - k0);
-      if (!t.touches(k0, keys)) continue;
-      small_gemm(false, true, t.rows, keys, n.D, n.scale, qi, ldq, k + k0 * ldk, ldk, 0, p, kKeys);
-      t.hide(p, k0, keys);
-      for (int64_t r = 0; r < t.rows; ++r) {
-        T l = lse[t.row0 + r];
-        bool seen = l != -std::numeric_limits<T>::infinity();
-        for (int64_t j = 0; j < keys; ++j) p[r * kKeys + j] = seen ? fast_exp(p[r * kKeys + j] - l) : T(0);
-      }
-      small_gemm(false, true, t.rows, keys, n.Dv, 1, go, ldo, v + k0 * ldv, ldv, 0, dp, kKeys);
-      if (t.o.dropout > 0) {
-        std::copy(p, p + t.rows * kKeys, kept);
-        t.drop(kept, k0, keys);
-        t.drop(dp, k0, keys);
-      }
-      small_gemm(true, false, keys, n.Dv, t.rows, 1, kept, kKeys, go, ldo, 1, dv + k0 * ldv, ldv);
-      for (int64_t r = 0; r < t.rows; ++r)
-        for (int64_t j = 0; j < keys; ++j) dp[r * kKeys + j] = p[r * kKeys + j] * (dp[r * kKeys + j] - delta[r]);
-      small_gemm(false, false, t.rows, n.D, keys, n.scale, dp, kKeys, k + k0 * ldk, ldk, 1, dq + t.row0 * ldq, ldq);
-      small_gemm(true, false, keys, n.D, t.rows, n.scale, dp, kKeys, qi, ldq, 1, dk + k0 * ldk, ldk);
-    }
-  }
-}
-
-// One thread does all query heads that share a key head: dk and dv are summed in a fixed order without locks.
 template <class T>
 void backward(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out, const Tensor& lse,
               const Tensor& dout, const AttentionOptions& o, const Tensor& dq, const Tensor& dk, const Tensor& dv) {
   AttentionShape n = check_attention(q, k, v, o, "fused_attention");
-  for (const Tensor& t : {dq, dk, dv}) core::fill(t, 0);
-  int64_t units = n.B * n.Hkv, group = n.H / n.Hkv;
-#pragma omp parallel if (units > 1)
+  BackwardCall<T> call{q, k, v, out, lse, dout, o, dq, dk, dv, n, kernels<T>()};
+  // A key head is one unit of work; where the threads outnumber the heads, each is done in parts and summed after.
+  int64_t heads = n.B * n.Hkv, threads = omp_get_max_threads();
+  int64_t parts = heads % threads == 0 ? 1 : (2 * threads + heads - 1) / heads;
+  parts = std::clamp<int64_t>(parts, 1, std::max<int64_t>(1, call.group * call.blocks));
+  Parts<T> sums(heads * parts, call.sums_size()), packed(threads, call.packed_size());
+  Parts<T> scratch(threads, call.run.scratch(n));
+#pragma omp parallel if (heads * parts > 1)
   {
-    BackwardScratch<T> scratch;
+    int64_t me = omp_get_thread_num();
 #pragma omp for schedule(dynamic)
-    for (int64_t unit = 0; unit < units; ++unit) {
-      int64_t b = unit / n.Hkv, g = unit % n.Hkv, key = (b * n.S * n.Hkv + g);
-      for (int64_t h = g * group; h < (g + 1) * group; ++h) {
-        int64_t row = b * n.T * n.H + h;
-        backward_head(Tile<T>{n, o, b, h, 0, 0}, q.data<T>() + row * n.D, k.data<T>() + key * n.D,
-                      v.data<T>() + key * n.Dv, out.data<T>() + row * n.Dv, lse.data<T>() + (b * n.H + h) * n.T,
-                      dout.data<T>() + row * n.Dv, dq.data<T>() + row * n.D, dk.data<T>() + key * n.D,
-                      dv.data<T>() + key * n.Dv, scratch);
-      }
-    }
+    for (int64_t unit = 0; unit < heads * parts; ++unit)
+      call.part(unit / parts, unit % parts, parts, packed.at(me), sums.at(unit), scratch.at(me));
+#pragma omp for schedule(static)
+    for (int64_t head = 0; head < heads; ++head) call.finish(head, parts, sums);
   }
 }
 

@@ -104,6 +104,10 @@ __global__ void __maxnreg__(80) to_values_kernel(Geometry g, const float2* spect
   int64_t step = int64_t(blocks) * g.columns;
   bool inside = 2 * column < g.Dv, both = 2 * column + 1 < g.Dv;
   float scale = 1.0f / float(g.places());
+  T* out = values + (Keys ? g.value(u, s.origin) : g.output(u, s.origin)) + 2 * column;
+  int stride = (Keys ? g.Hkv : g.H) * g.Dv;
+  const float* by = factor + int64_t(u) * g.T + s.origin;
+  const float2* more = extra + (int64_t(u) * g.T + s.origin) * g.columns + column;
   int last = Keys && count[u] ? listed[int64_t(u) * g.T + count[u] - 1] : -1, keys = g.keys(u);
   F::inverse<true>(
       x, g.twiddles, g.log, [&](int place) { return in[place * step]; },
@@ -111,12 +115,11 @@ __global__ void __maxnreg__(80) to_values_kernel(Geometry g, const float2* spect
         int at = s.origin + i;
         if (at < s.begin || at >= s.end || !inside) return;
         if constexpr (Keys) {
-          float2 more = at <= last && at < keys ? extra[(int64_t(u) * g.T + at) * g.columns + column] : float2{0, 0};
-          v = at < keys ? float2{scale * v.x + more.x, scale * v.y + more.y} : float2{0, 0};
-          store_pair<Even>(values + g.value(u, at) + 2 * column, v, both);
-        } else {
-          float by = factor[int64_t(u) * g.T + at];
-          if (by != 0) store_pair<Even>(values + g.output(u, at) + 2 * column, float2{by * v.x, by * v.y}, both);
+          float2 added = at <= last && at < keys ? more[int64_t(i) * g.columns] : float2{0, 0};
+          v = at < keys ? float2{scale * v.x + added.x, scale * v.y + added.y} : float2{0, 0};
+          store_pair<Even>(out + int64_t(i) * stride, v, both);
+        } else if (by[i] != 0) {
+          store_pair<Even>(out + int64_t(i) * stride, float2{by[i] * v.x, by[i] * v.y}, both);
         }
       });
 }

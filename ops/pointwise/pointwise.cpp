@@ -161,7 +161,10 @@ struct SwiGlu {
   }
   static Tensors backward(const Context& ctx, const Attrs&, const Tensor& dy) {
     const Tensor &gate = ctx.saved(0), &up = ctx.saved(1);
-    Tensor dgate = gate.empty_like(), dup = up.empty_like();
+    // In one block: the gradients of the two projections are then one batched product (ops/linear).
+    int64_t n = gate.numel(), second = (n + 127) / 128 * 128;
+    Tensor all = Tensor::empty({second + n}, gate.dtype(), gate.device());
+    Tensor dgate = all.slice(0, 0, n).view(gate.shape()), dup = all.slice(0, second, second + n).view(up.shape());
     if (dy.numel()) swiglu_backward(dy.device().type, dy.dtype(), gate, up, dy, dgate, dup);
     return {dgate, dup};
   }

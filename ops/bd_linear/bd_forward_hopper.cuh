@@ -6,9 +6,9 @@
 // - the second warpgroup runs `skew` steps behind the first, so that each one's epilogue hides behind the other's
 //   products: both share every tile of C, unlike in the usual ping-pong, so shared memory is filled half as often;
 // - where X's 128 rows fit beside a ring of C's tiles (`resident`), they stay while the block walks along the columns;
-// - a thread keeps its share of the slice X[:, S] in registers for as long as the rows stay, and the accumulators start
-//   as the slice: the epilogue only rounds and stores. What it costs counts: while the other warpgroup multiplies, its
-//   accumulators take most of the register file's bandwidth;
+// - a thread keeps its share of the slice X[:, S] in registers for as long as the rows stay, fetches the next while it
+//   multiplies, and its accumulators start as the slice: the epilogue only rounds and stores. What it costs counts:
+//   while the other warpgroup multiplies, its accumulators take most of the register file's bandwidth;
 // - C's rows are permuted within groups of 32 on their way to shared memory (by the tensor map: column 8q + 2j + e of Y
 //   goes to row 8j + 2q + e), so that a thread's accumulators are 8 adjacent columns: stores are 16 bytes wide and need
 //   no staging.
@@ -142,6 +142,18 @@ __device__ __forceinline__ void store(const float (&acc)[kTileN / 2], T* y, int 
   }
 }
 
+// The thread's share of the slice from row `row`; stays as it was for rows outside X.
+template <class T, int Groups>
+__device__ __forceinline__ void load_slice(uint4 (&slice)[Groups][2], const ForwardArgs& args, int row) {
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    if (row + 8 * h >= args.m) continue;
+    const T* from = static_cast<const T*>(args.slice) + int64_t(row + 8 * h) * args.d + threadIdx.x % 4 * 8;
+#pragma unroll
+    for (int g = 0; g < Groups; ++g) slice[g][h] = *reinterpret_cast<const uint4*>(from + 32 * g);
+  }
+}
+
 // One warpgroup: its 64 rows of every tile. Groups = dh / 32: how many groups of 32 columns until the slice repeats.
 template <class T, int Groups>
 __device__ __forceinline__ void forward_products(const ForwardArgs& args, int group, uint32_t a, uint32_t b,
@@ -154,23 +166,16 @@ __device__ __forceinline__ void forward_products(const ForwardArgs& args, int gr
   uint4 slice[Groups][2] = {};
   float acc[kTileN / 2];
   T* y = static_cast<T*>(args.y);
+  auto row_of = [&](int pair) { return (2 * pair + int(cluster_rank())) * kTileM + 64 * group + 16 * warp + lane / 4; };
+  if (range.begin < range.end) load_slice<T>(slice, args, row_of(range.begin / args.column_tiles));
   for (int tile = range.begin; tile < range.end; tile += range.step) {
     int pair = tile / args.column_tiles, column = tile % args.column_tiles;
-    int row = (2 * pair + int(cluster_rank())) * kTileM + 64 * group + 16 * warp + lane / 4;
-    bool new_rows = pair != rows;
-    bool last_of_rows = tile + range.step >= range.end || (tile + range.step) / args.column_tiles != pair;
+    int row = row_of(pair), next = tile + range.step;
+    bool new_rows = pair != rows, last_of_rows = next >= range.end || next / args.column_tiles != pair;
     rows = pair;
-    if (new_rows) {
-      a_phase ^= 1;
-#pragma unroll
-      for (int h = 0; h < 2; ++h)
-        if (row + 8 * h < args.m) {
-          const T* from = static_cast<const T*>(args.slice) + int64_t(row + 8 * h) * args.d + 8 * quad;
-#pragma unroll
-          for (int g = 0; g < Groups; ++g) slice[g][h] = *reinterpret_cast<const uint4*>(from + 32 * g);
-        }
-    }
+    if (new_rows) a_phase ^= 1;
     start_from<T>(acc, slice);
+    if (last_of_rows && next < range.end) load_slice<T>(slice, args, row_of(next / args.column_tiles));
     if (group == 1 && plan.skew) named_sync(1, 256);
     for (int k = 0; k < args.k_tiles; ++k) {
       if (plan.resident && new_rows) wait(a_full + 8 * k, a_phase);

@@ -18,16 +18,28 @@ __device__ __forceinline__ void load_du(const Geometry& g, const Triangle& t, in
   }
 }
 
-// A pair of channels, the second one 0 beyond D.
-template <class T>
+// A pair of channels, the second one 0 beyond D. Even: D is, and they may be read together.
+template <bool Even, class T>
 __device__ __forceinline__ float2 channels(const T* row, int d, int D) {
-  return {d < D ? widen(row[d]) : 0.0f, d + 1 < D ? widen(row[d + 1]) : 0.0f};
+  if constexpr (Even) {
+    if (d >= D) return {0, 0};
+    Vec<T, 2> pair = load_vec<2>(row + d);
+    return {widen(pair.v[0]), widen(pair.v[1])};
+  } else {
+    return {d < D ? widen(row[d]) : 0.0f, d + 1 < D ? widen(row[d + 1]) : 0.0f};
+  }
+}
+// How many of segments [r0, r0 + 16) begin before `last`.
+__device__ __forceinline__ int begun(const Geometry& g, int u, int r0, int last) {
+  int r = r0 + int(threadIdx.x) % 32;
+  bool on = threadIdx.x % 32 < kSegments && r < g.segments && g.start(u, r) < last;
+  return __popc(__ballot_sync(0xffffffffu, on));
 }
 
 // into[p] += scale sum_r du[r][p] y[s_r]; or values[p] = that, in the tensors' own layout and dtype. A block per 64
 // positions, 16 a warp; a lane has two channels of each.
 constexpr int kSpread = 64;
-template <class T>
+template <bool Even, class T>
 __global__ void __launch_bounds__(kThreads) spread_kernel(Geometry g, Triangle t, const T* y, float* into, T* values) {
   __shared__ __align__(16) float du[kSegments * kSpread];
   __shared__ __align__(16) float2 at[kSegments * 32];
@@ -41,10 +53,13 @@ __global__ void __launch_bounds__(kThreads) spread_kernel(Geometry g, Triangle t
       load_du<kSpread, false>(g, t, u, r0, p0, du);
       for (int i = threadIdx.x; i < kSegments * 32; i += kThreads) {
         int r = r0 + i / 32, s = r < g.segments ? g.start(u, r) : g.T;
-        at[i] = s < g.T ? channels(y + (t.upper ? g.query(u, s) : g.key(u, s)), d0 + 2 * (i % 32), g.D) : float2{0, 0};
+        at[i] = s < g.T ? channels<Even>(y + (t.upper ? g.query(u, s) : g.key(u, s)), d0 + 2 * (i % 32), g.D)
+                        : float2{0, 0};
       }
       __syncthreads();
-      for (int r = 0; r < kSegments; ++r) {
+      int used = begun(g, u, r0, min(g.T, p0 + kSpread));
+#pragma unroll 2
+      for (int r = 0; r < used; ++r) {
         float2 a = at[r * 32 + lane];
 #pragma unroll
         for (int n = 0; n < own; n += 4) {
@@ -61,8 +76,13 @@ __global__ void __launch_bounds__(kThreads) spread_kernel(Geometry g, Triangle t
       if (p >= g.T || d >= g.D) continue;
       if (values) {
         T* out = values + g.query(u, p) + d;
-        out[0] = device_convert<T>(g.scale * sum[n].x);
-        if (d + 1 < g.D) out[1] = device_convert<T>(g.scale * sum[n].y);
+        Vec<T, 2> pair{device_convert<T>(g.scale * sum[n].x), device_convert<T>(g.scale * sum[n].y)};
+        if constexpr (Even) {
+          store_vec(out, pair);
+        } else {
+          out[0] = pair.v[0];
+          if (d + 1 < g.D) out[1] = pair.v[1];
+        }
       } else {
         float* out = into + (int64_t(u) * g.T + p) * g.D + d;
         out[0] += g.scale * sum[n].x;
@@ -74,7 +94,7 @@ __global__ void __launch_bounds__(kThreads) spread_kernel(Geometry g, Triangle t
 
 // partial[u][chunk][r][d] = sum over a chunk of positions of du[r][p] x[p][d]. A warp takes every fourth position, a
 // lane two channels of all 16 segments.
-template <class T>
+template <bool Even, class T>
 __global__ void __launch_bounds__(kThreads) breakpoint_kernel(Geometry g, Triangle t, const T* x, float* partial) {
   __shared__ __align__(16) float du[kPositions * kSegments];  // [positions][16]; then the warps' sums
   int u = blockIdx.z, r0 = blockIdx.y * kSegments, p0 = blockIdx.x * kPositions, count = min(kPositions, g.T - p0);
@@ -89,11 +109,13 @@ __global__ void __launch_bounds__(kThreads) breakpoint_kernel(Geometry g, Triang
     load_du<kPositions, true>(g, t, u, r0, p0, du);
     __syncthreads();
     float2 sum[kSegments] = {};
+    int used = begun(g, u, r0, p0 + count);
 #pragma unroll 4
     for (int p = warp; p < count; p += kWarps) {
-      float2 a = channels(x + (t.upper ? g.key(u, p0 + p) : g.query(u, p0 + p)), d0 + 2 * lane, g.D);
+      float2 a = channels<Even>(x + (t.upper ? g.key(u, p0 + p) : g.query(u, p0 + p)), d0 + 2 * lane, g.D);
 #pragma unroll
       for (int r = 0; r < kSegments; r += 4) {
+        if (r >= used) break;
         float4 by = *reinterpret_cast<const float4*>(&du[p * kSegments + r]);
         sum[r].x += by.x * a.x, sum[r].y += by.x * a.y, sum[r + 1].x += by.y * a.x, sum[r + 1].y += by.y * a.y;
         sum[r + 2].x += by.z * a.x, sum[r + 2].y += by.z * a.y, sum[r + 3].x += by.w * a.x;
@@ -163,11 +185,15 @@ __global__ void collect_kernel(Geometry g, const float* in, int stride, int chan
 
 template <class T>
 void spread(const Geometry& g, const Triangle& t, const T* q, const T* k, const Spread<T>& to, Device device) {
-  launch_shared(spread_kernel<T>, device, dim3(unsigned(ceil_div(g.T, kSpread)), unsigned(g.units)), kThreads, 0, g, t,
-                t.upper ? q : k, to.into, to.values_into);
+  bool even = g.D % 2 == 0;
+  for (const T* p : {q, k, static_cast<const T*>(to.values_into)})
+    even = even && reinterpret_cast<uintptr_t>(p) % (2 * sizeof(T)) == 0;
+  launch_shared(even ? spread_kernel<true, T> : spread_kernel<false, T>, device,
+                dim3(unsigned(ceil_div(g.T, kSpread)), unsigned(g.units)), kThreads, 0, g, t, t.upper ? q : k, to.into,
+                to.values_into);
   int chunks = int(ceil_div(g.T, kPositions));
   Tensor partial = Tensor::empty({g.units, chunks, g.segments, g.D}, DType::f32, device);
-  launch_shared(breakpoint_kernel<T>, device,
+  launch_shared(even ? breakpoint_kernel<true, T> : breakpoint_kernel<false, T>, device,
                 dim3(unsigned(chunks), unsigned(ceil_div(g.segments, kSegments)), unsigned(g.units)), kThreads, 0, g, t,
                 t.upper ? k : q, partial.data<float>());
   launch_shared(breakpoint_sum_kernel<T>, device, dim3(unsigned(g.segments), unsigned(g.units)), kThreads, 0, g,

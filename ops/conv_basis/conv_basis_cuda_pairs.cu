@@ -103,23 +103,28 @@ __global__ void by_key_kernel(Geometry g, RowTensors<T> x, const float* low, con
   for (int j = blockIdx.x * kWarps + threadIdx.x / 32; j < stop; j += gridDim.x * kWarps) {
     int64_t row = int64_t(u) * g.T + j;
     float *dv = out.dv + row * 2 * g.columns, *dk = out.dk + row * g.D;
-    if (fresh)
-      for (int d = lane; d < g.Dv; d += 32) dv[d] = 0;
-    auto add_value = [&](int i, float p) {
-      const T* dout = x.dout + g.output(u, i);
-      for (int d = lane; d < g.Dv; d += 32) dv[d] += p * widen(dout[d]);
-    };
     if (g.window > 0)
       for (int i = g.causal ? j : max(0, j - g.window + 1); i < min(g.T, j + g.window); ++i) {
         float p = pairs.probability(i, j, x.lse[int64_t(u) * g.T + i]);
         float ds = g.scale * pairs.gradient(i, j, p, out.delta[int64_t(u) * g.T + i]);
-        add_value(i, p);
+        for (int d = lane; d < g.Dv; d += 32) dv[d] += p * widen(x.dout[g.output(u, i) + d]);
         for (int d = lane; d < g.D; d += 32) dk[d] += ds * widen(x.q[g.query(u, i) + d]);
       }
-    for (int n = out.count[u] - 1; n >= 0; --n) {
-      int i = out.listed[int64_t(u) * g.T + n];
-      if (g.causal && i < j) break;
-      if (!g.near(i, j)) add_value(i, pairs.probability(i, j, x.lse[int64_t(u) * g.T + i]));
+    for (int d0 = 0; d0 < g.Dv; d0 += 64) {
+      int d = d0 + lane;
+      float sum[2] = {fresh || d >= g.Dv ? 0.0f : dv[d], fresh || d + 32 >= g.Dv ? 0.0f : dv[d + 32]};
+#pragma unroll 4
+      for (int n = out.count[u] - 1; n >= 0; --n) {
+        int i = out.listed[int64_t(u) * g.T + n];
+        if (g.causal && i < j) break;
+        if (g.near(i, j)) continue;
+        float p = pairs.probability(i, j, x.lse[int64_t(u) * g.T + i]);
+        const T* dout = x.dout + g.output(u, i);
+        if (d < g.Dv) sum[0] += p * widen(dout[d]);
+        if (d + 32 < g.Dv) sum[1] += p * widen(dout[d + 32]);
+      }
+      if (d < g.Dv) dv[d] = sum[0];
+      if (d + 32 < g.Dv) dv[d + 32] = sum[1];
     }
   }
 }
@@ -137,24 +142,38 @@ __global__ void by_query_kernel(Geometry g, RowTensors<T> x, RowGradients out) {
   }
 }
 
+// What a warp adds to one lag of a segment's du, written when the segment changes.
+struct LagSum {
+  int segment = -1;
+  float sum = 0;
+  __device__ void write(const Geometry& g, const Triangle& t, int u, int lag) const {
+    if (segment >= 0 && threadIdx.x % 32 == 0) t.du[g.score_row(u, segment) + g.start(u, segment) + lag] += sum;
+  }
+};
+
 template <class T>
 __global__ void by_lag_kernel(Geometry g, RowTensors<T> x, Triangle lower, Triangle upper, RowGradients out) {
   int u = blockIdx.y, keys = g.keys(u), stop = reach(g, out, u);
   Pairs<T> pairs{g, x, lower.scores, upper.scores, u};
-  auto add = [&](const Triangle& t, int i, int j, int lag) {
+  auto add = [&](const Triangle& t, LagSum& s, int i, int j, int lag) {
     float l = x.lse[int64_t(u) * g.T + i];
     float ds = pairs.gradient(i, j, pairs.probability(i, j, l), out.delta[int64_t(u) * g.T + i]);
     int r = g.segment_of(u, j <= i ? j : i);
-    if (threadIdx.x % 32 == 0) t.du[g.score_row(u, r) + g.start(u, r) + lag] += ds;
+    if (r != s.segment) s.write(g, t, u, lag), s = {r, 0};
+    s.sum += ds;
   };
   for (int lag = blockIdx.x * kWarps + threadIdx.x / 32; lag < stop; lag += gridDim.x * kWarps) {
     if (lag < g.window) continue;
+    LagSum low, up;
+#pragma unroll 4
     for (int n = out.count[u] - 1; n >= 0; --n) {
       int i = out.listed[int64_t(u) * g.T + n];
       if (g.causal && i < lag) break;
-      if (i - lag >= 0 && i - lag < keys) add(lower, i, i - lag, lag);
-      if (!g.causal && lag > 0 && i + lag < keys) add(upper, i, i + lag, lag);
+      if (i - lag >= 0 && i - lag < keys) add(lower, low, i, i - lag, lag);
+      if (!g.causal && lag > 0 && i + lag < keys) add(upper, up, i, i + lag, lag);
     }
+    low.write(g, lower, u, lag);
+    up.write(g, upper, u, lag);
   }
 }
 

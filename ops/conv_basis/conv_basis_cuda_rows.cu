@@ -57,16 +57,17 @@ template <class T>
 __global__ void direct_kernel(Geometry g, const float* low, const float* up, const T* q, const T* k, const T* v,
                               int rows, T* o, float* lse, const uint8_t* direct) {
   __shared__ float p[kThreads];
-  __shared__ bool flagged[kRowsOfBlock];
+  __shared__ unsigned flagged[2];
   int u = blockIdx.y, begin = rows ? g.T - rows + blockIdx.x : blockIdx.x, step = gridDim.x;
   if (threadIdx.x < kRowsOfBlock) {
     int64_t i = begin + int64_t(threadIdx.x) * step;
-    flagged[threadIdx.x] = rows ? threadIdx.x == 0 : i < g.T && direct[int64_t(u) * g.T + i];
+    bool on = rows ? threadIdx.x == 0 : i < g.T && direct[int64_t(u) * g.T + i];
+    unsigned mask = __ballot_sync(0xffffffffu, on);
+    if (threadIdx.x % 32 == 0) flagged[threadIdx.x / 32] = mask;
   }
   __syncthreads();
-  for (int n = 0; n < kRowsOfBlock; ++n) {
-    if (!flagged[n]) continue;
-    int i = begin + n * step;
+  for (unsigned long long left = flagged[0] | (unsigned long long)flagged[1] << 32; left; left &= left - 1) {
+    int i = begin + (__ffsll((long long)left) - 1) * step;
     int end = g.last_key(u, i), row_segment = g.causal ? 0 : g.segment_of(u, i);
     int64_t at =
         rows ? ((int64_t(g.batch(u)) * rows + i - begin + blockIdx.x) * g.H + g.head(u)) * g.Dv : g.output(u, i);

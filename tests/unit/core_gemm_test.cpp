@@ -78,6 +78,27 @@ TEST(Gemm, MatchesThreeLoops) {
       }
 }
 
+// Choosing a kernel by timing runs the product many times; what it adds to must be added to once.
+TEST(Gemm, CudaTimingLeavesTheResultAlone) {
+  if (device_count(DeviceType::cuda) == 0) GTEST_SKIP() << "no GPU";
+  bool before = deterministic();
+  for (DType out : {DType::bf16, DType::f32})
+    for (double beta : {0.0, 1.0}) {
+      auto product = [&](bool choose) {
+        set_deterministic(!choose);
+        auto random = [](uint64_t stream) {
+          return Tensor::from(random_values<float>(640 * 576, stream), {640, 576}).to(DType::bf16).to(cuda());
+        };
+        Tensor c = Tensor::full({576, 576}, 100, out, cuda());
+        matmul(random(1), true, random(2), false, c, beta);
+        return c.to_vector<double>();
+      };
+      auto chosen = product(true), first = product(false);
+      for (size_t i = 0; i < chosen.size(); ++i) ASSERT_NEAR(chosen[i], first[i], out == DType::f32 ? 1e-3 : 1) << i;
+    }
+  set_deterministic(before);
+}
+
 TEST(Gemm, NothingToDo) {
   for (auto [m, n, batch] : std::vector<std::array<int64_t, 3>>{{0, 3, 1}, {3, 0, 1}, {3, 3, 0}}) {
     Gemm g{.m = m, .n = n, .k = 2, .batch = batch, .lda = 2, .ldb = 3, .ldc = 3};

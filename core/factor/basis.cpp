@@ -5,6 +5,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "core/factor/least_error.h"
 #include "core/parallel.h"
 
 namespace basis::core {
@@ -173,8 +174,8 @@ BasisChoice parse_basis_choice(std::string_view name) {
                .code = ExitCode::usage});
 }
 
-std::vector<int64_t> choose_basis(const Tensor& weight, int64_t dh, BasisChoice choice,
-                                  std::span<const int64_t> taken) {
+std::vector<int64_t> choose_basis(const Tensor& weight, int64_t dh, BasisChoice choice, std::span<const int64_t> taken,
+                                  const Tensor& partner) {
   int64_t d = weight.size(1);
   std::vector<int64_t> first = range(0, dh), last = range(d - dh, d);
   if (choice == BasisChoice::first) return first;
@@ -191,7 +192,10 @@ std::vector<int64_t> choose_basis(const Tensor& weight, int64_t dh, BasisChoice 
                  .code = ExitCode::usage});
   auto q = orthonormal_heads(weight, dh);
   std::vector<int64_t> rows = greedy(q, free);
-  exchange(q, free, rows);
+  if (partner)
+    exchange_for_error(weight, dh, partner, free, rows);
+  else
+    exchange(q, free, rows);
   return rows;
 }
 

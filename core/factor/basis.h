@@ -14,7 +14,8 @@
 namespace basis::core {
 
 // How S is chosen. `residual_min`: the paper's, the better of `first` and `last`. `pivoted`: rows that are well
-// conditioned for all heads together (greedy, then exchanges while they pay).
+// conditioned for all heads together (greedy, then exchanges while they pay: by volume, or by the error that rounding
+// leaves in the product with a partner).
 enum class BasisChoice { first, last, residual_min, pivoted };
 BasisChoice parse_basis_choice(std::string_view name);  // core::Error (usage) for another name
 
@@ -31,9 +32,10 @@ struct BasisFactors {
   std::vector<HeadFactor> heads;
 };
 
-// The rows that `choice` takes, without the channels in `taken`. Contiguous choices ignore `taken`.
+// The rows that `choice` takes, without the channels in `taken`. Contiguous choices ignore `taken`. `partner` [G H dh,
+// n] f64, for `pivoted`: what T is to multiply (queries, or the output's rows), G heads for each of the weight's.
 std::vector<int64_t> choose_basis(const Tensor& weight, int64_t head_dim, BasisChoice choice,
-                                  std::span<const int64_t> taken = {});
+                                  std::span<const int64_t> taken = {}, const Tensor& partner = {});
 
 // Throws core::Error (bad_file) naming the head when T is singular to working precision.
 BasisFactors decompose(const Tensor& weight, int64_t head_dim, std::span<const int64_t> rows);

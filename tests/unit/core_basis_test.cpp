@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <span>
 
 #include "core/rng.h"
 
@@ -63,6 +64,57 @@ TEST(BasisChoices, TakenChannelsAreLeft) {
   for (int64_t c : second) EXPECT_EQ(std::count(first.begin(), first.end(), c), 0) << c;
   std::vector<int64_t> most = {0, 1, 2, 3, 4, 5, 6, 7, 8};
   EXPECT_THROW(choose_basis(w, 4, BasisChoice::pivoted, most), Error);
+}
+
+// The error of a head's product that rounding factors to relative eps leaves, as basis.h's partner form models it.
+double expected_error(const Tensor& w, const Tensor& partner, int64_t dh, std::span<const int64_t> rows) {
+  BasisFactors f = decompose(w, dh, rows);
+  int64_t heads = w.size(0) / dh, d = w.size(1), group = partner.size(0) / w.size(0), n = partner.size(1);
+  auto row_of_product = [&](int64_t h, int64_t channel) {  // |row of W P|^2
+    double sum = 0;
+    for (int64_t c = 0; c < n; ++c) {
+      double x = 0;
+      for (int64_t j = 0; j < dh; ++j)
+        x += w.data<double>()[(h / group * dh + j) * d + channel] * partner.data<double>()[(h * dh + j) * n + c];
+      sum += x * x;
+    }
+    return sum;
+  };
+  double objective = 0;
+  for (int64_t g = 0; g < heads; ++g) {
+    double of_head = 0;
+    for (int64_t h = g * group; h < (g + 1) * group; ++h) {
+      double whole = 0;
+      for (int64_t i = 0; i < d; ++i) whole += row_of_product(h, i);
+      for (int64_t j = 0; j < dh; ++j) {
+        double c = 0;
+        for (int64_t i = 0; i < d - dh; ++i) c += std::pow(f.c.data<double>()[(g * dh + j) * (d - dh) + i], 2);
+        of_head += row_of_product(h, rows[size_t(j)]) * (1 + 2 * c) / whole;
+      }
+    }
+    objective += of_head * of_head;
+  }
+  return objective;
+}
+
+// Against every single exchange, each decomposed anew: none is better by more than what an exchange must gain.
+TEST(BasisChoices, NoExchangeMakesThePartnersProductMuchMoreAccurate) {
+  constexpr int64_t H = 2, dh = 3, d = 11;
+  for (int64_t group : {1, 2}) {
+    Tensor w = projection(H, dh, d), partner = projection(H * group, dh, 8, 1);
+    auto rows = choose_basis(w, dh, BasisChoice::pivoted, {}, partner);
+    double chosen = expected_error(w, partner, dh, rows), best = chosen;
+    for (int64_t j = 0; j < dh; ++j)
+      for (int64_t i = 0; i < d; ++i) {
+        if (std::count(rows.begin(), rows.end(), i)) continue;
+        auto other = rows;
+        other[size_t(j)] = i;
+        best = std::min(best, expected_error(w, partner, dh, other));
+      }
+    EXPECT_GE(best, 0.989 * chosen);
+    EXPECT_LE(chosen, expected_error(w, partner, dh, choose_basis(w, dh, BasisChoice::pivoted)));
+    EXPECT_LT(10 * chosen, expected_error(w, partner, dh, choose_basis(w, dh, BasisChoice::residual_min)));
+  }
 }
 
 TEST(BasisChoices, ASingularHeadIsNamed) {

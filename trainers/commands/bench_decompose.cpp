@@ -30,8 +30,8 @@ double decompose_layer(const DecomposeBench& o, const core::Tensor& k, const cor
                        core::BasisChoice choice) {
   std::vector<int64_t> taken;
   double worst = 0;
-  for (const core::Tensor* w : {&k, &v}) {
-    auto rows = core::choose_basis(*w, o.head_dim, choice, taken);
+  for (auto [w, partner] : {std::pair(&k, &v), {&v, &k}}) {  // each stands for the other's queries or output
+    auto rows = core::choose_basis(*w, o.head_dim, choice, taken, *partner);
     for (const core::HeadFactor& h : core::decompose(*w, o.head_dim, rows).heads) worst = std::max(worst, h.condition);
     if (choice == core::BasisChoice::pivoted && o.width >= 2 * o.head_dim) taken = rows;
   }

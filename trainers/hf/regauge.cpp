@@ -108,9 +108,13 @@ LayerBasis factor_layer(const Weights& w, const std::string& path, Widths dh, co
   b.projector = {.type = "bd", .basis = o.basis, .qk_slice = "front", .vo_slice = "back", .qk = o.qk, .vo = o.vo};
   Tensor k = w.get(path + "k/weight"), v = w.get(path + "v/weight");
   int64_t d = k.size(1);
-  if (o.qk) b.qk = core::decompose(k, dh.qk, core::choose_basis(k, dh.qk, choice));
   bool pivoted = choice == core::BasisChoice::pivoted;
-  if (o.vo) b.vo = core::decompose(v, dh.vo, core::choose_basis(v, dh.vo, choice, pivoted ? b.qk.rows : Channels{}));
+  if (o.qk) b.qk = core::decompose(k, dh.qk, core::choose_basis(k, dh.qk, choice, {}, w.get(path + "q/weight")));
+  if (o.vo) {
+    Tensor out = transposed(w.get(path + "out/weight"));
+    auto rows = core::choose_basis(v, dh.vo, choice, pivoted ? b.qk.rows : Channels{}, out);
+    b.vo = core::decompose(v, dh.vo, rows);
+  }
   b.order = pivoted ? order_of(d, b.qk.rows, b.vo.rows) : identity(d);
   if (!pivoted) {
     b.projector.qk_slice = o.qk && b.qk.rows[0] > 0 ? "back" : "front";

@@ -164,7 +164,7 @@ TEST_P(Families, WhatDoesNotFitIsRefused) {
   expect_refused(from, bad, "config.json");
 }
 
-INSTANTIATE_TEST_SUITE_P(All, Families, ::testing::Values("gpt2", "llama", "bert"),
+INSTANTIATE_TEST_SUITE_P(All, Families, ::testing::Values("gpt2", "llama", "bert", "deepseek_v2"),
                          [](const auto& info) { return info.param; });
 
 // Dense -> BD -> dense leaves the function as it is, whatever the rows, with biases and shared key heads.
@@ -181,10 +181,11 @@ TEST_P(Families, BasisDecompositionKeepsTheLogits) {
         Regauged bd = to_bd(*d.model, {.basis = basis, .qk = qk, .vo = vo});
         EXPECT_LE(max_difference(logits(*bd.model, ids), want), 1e-10);
         EXPECT_LE(max_difference(logits(*to_dense(*bd.model), ids), want), 1e-10);
-        int64_t saved = d.model_config.kv_heads() * d.model_config.head_width() * d.model_config.head_width();
-        int64_t biases = d.model_config.family == "llama" ? 0 : qk * d.model_config.d_model;
+        const configs::ModelConfig& m = d.model_config;
+        bool latent = m.family == "deepseek_v2", biases = m.family == "gpt2" || m.family == "bert";
+        int64_t dk = m.head_width(), dv = latent ? m.value_width() : dk;
         EXPECT_EQ(d.model->parameter_count() - bd.model->parameter_count(),
-                  d.model_config.n_layer * ((qk + vo) * saved + biases));
+                  m.n_layer * (m.kv_heads() * (qk * dk * dk + vo * dv * dv) + (biases && qk ? m.d_model : 0)));
       }
   if (rotary) {
     EXPECT_THROW(to_bd(*d.model, {.qk = true}), core::Error);
@@ -209,6 +210,34 @@ TEST_P(Families, ConvertsToBdAndBack) {
   } catch (const core::Error& e) {
     EXPECT_EQ(e.code(), core::ExitCode::usage);
   }
+}
+
+// A head without a basis: found while the model is changed, named, and nothing is left behind.
+TEST_F(Convert, ASingularBasisIsRefused) {
+  fs::path from = source("llama", DType::f32, [](json&, NamedTensors& tensors) {
+    for (auto& [name, tensor] : tensors)
+      if (name.ends_with("layers.1.self_attn.v_proj.weight"))
+        tensor.slice(0, 4, 6).copy_from(Tensor::zeros({2, 16}, DType::f32));
+  });
+  for (const char* projector : {"bd", "low_rank_bd"}) {
+    ConvertOptions o{.source = from, .destination = dir_ / "refused", .projector = projector};
+    o.qk = false, o.keep = std::string(projector) == "bd" ? 0 : 0.99;
+    try {
+      convert(o);
+      ADD_FAILURE() << "no error for " << projector;
+    } catch (const core::Error& e) {
+      EXPECT_EQ(e.code(), core::ExitCode::bad_file) << e.what();
+      EXPECT_NE(std::string(e.what()).find("singular"), std::string::npos) << e.what();
+    }
+    EXPECT_FALSE(fs::exists(o.destination));
+    for (const auto& entry : fs::directory_iterator(dir_))
+      EXPECT_EQ(entry.path().string().find(".tmp-"), std::string::npos) << entry.path();
+  }
+}
+
+TEST_F(Convert, ExpertsAreRefused) {
+  expect_refused(source("deepseek_v2", DType::f32, [](json& c, NamedTensors&) { c["first_k_dense_replace"] = 1; }),
+                 core::ExitCode::bad_file, "expert");
 }
 
 TEST_F(Convert, BuffersTiesAndStrangersAreListed) {
@@ -294,6 +323,15 @@ TEST_P(Checkpoints, ReferenceLogitsAndGreedyContinuation) {
   Directory exact = read_directory(from, DType::f64);
   Regauged bd = to_bd(*exact.model, {.qk = GetParam() != "llama"});
   EXPECT_LE(max_difference(logits(*bd.model, ids, 2), logits(*exact.model, ids, 2)), 1e-10);
+  if (GetParam() != "gpt2") return;
+  auto worst = [](const Regauged& r, const char* pair) {
+    double e = 0;
+    for (const auto& layer : r.layers) e = std::max(e, layer[pair]["bf16"]["max"].get<double>());
+    return e;
+  };
+  Regauged paper = to_bd(*exact.model, {.basis = "residual_min"});
+  EXPECT_GT(worst(paper, "qk"), 20 * worst(bd, "qk"));
+  EXPECT_GT(worst(paper, "vo"), 10 * worst(bd, "vo"));
 }
 
 INSTANTIATE_TEST_SUITE_P(Shared, Checkpoints, ::testing::Values("gpt2", "llama", "bert", "deepseek-mla"),

@@ -106,10 +106,13 @@ struct Blocks {
       Reach<S> reach(block, k0, keys);
       scores(reach, k0, n.D, q, packed.k_transposed, s);
       bool all = keys == N && block.sees_all(k0, keys);
-      for (int64_t r = 0; r < block.rows; ++r) {
-        int64_t limit = reach.limit[r / M];
-        if (!all) hide(block, r, k0, limit, s + r * ld);
-        online_softmax(limit, s + r * ld, top[r], sum[r], o + r * Dv, Dv);
+      for (int64_t r0 = 0; r0 < block.rows; r0 += M) {
+        int64_t limit = reach.limit[r0 / M], end = std::min(r0 + M, block.rows);
+        for (int64_t r = r0; r < end; ++r) {
+          if (!all) hide(block, r, k0, limit, s + r * ld);
+          raise_top(limit, s + r * ld, top[r], sum[r], o + r * Dv, Dv);
+        }
+        for (int64_t r = r0; r < end; ++r) exponentiate(limit, s + r * ld, top[r], sum[r]);
       }
       if (block.o.dropout > 0)
         for (int64_t r = 0; r < block.rows; ++r)
@@ -123,24 +126,25 @@ struct Blocks {
     }
   }
 
-  // s becomes e^(s - max); the earlier sum and outputs are rescaled to the new maximum.
-  [[gnu::always_inline]] static inline void online_softmax(int64_t keys, T* s, T& top, V& sum, T* o, int64_t Dv) {
+  // The maximum with a row of scores; the earlier sum and outputs are rescaled to it.
+  [[gnu::always_inline]] static inline void raise_top(int64_t keys, const T* s, T& top, V& sum, T* o, int64_t Dv) {
     V m = V{} + top;
     for (int64_t j = 0; j < keys; j += L) m = S::max(S::load(s + j), m);
     T largest = S::largest(m);
-    if (largest == kHidden) {  // nothing seen so far; a NaN stays one
-      for (int64_t j = 0; j < keys; ++j) s[j] = s[j] == kHidden ? T(0) : s[j];
-      return;
-    }
-    if (largest != top) {
+    if (largest == top) return;
+    if (top != kHidden) {
       V rescale = S::exp(V{} + (top - largest));
       sum *= rescale;
       for (int64_t d = 0; d < Dv; d += L) S::store(o + d, S::load(o + d) * rescale);
-      top = largest;
     }
+    top = largest;
+  }
+  // s becomes e^(s - top), and is summed.
+  [[gnu::always_inline]] static inline void exponentiate(int64_t keys, T* s, T top, V& sum) {
+    T shift = top == kHidden ? T(0) : top;  // nothing seen so far: e^-inf = 0
     V add = sum;
     for (int64_t j = 0; j < keys; j += L) {
-      V e = S::exp(S::load(s + j) - largest);
+      V e = S::exp(S::load(s + j) - shift);
       S::store(s + j, e);
       add += e;
     }

@@ -74,23 +74,25 @@ struct Simd {
     }
   }
 
-  // e^x for x <= 1: 2^n times a polynomial (Cephes' for f32, relative error 2e-7; Taylor's for f64, 4e-16). Below the
-  // least normal number 0; NaN stays.
+  // e^x for x <= 1: 2^n times a polynomial (f32: minimax, relative error 2e-7; f64: Taylor's, 4e-16). Below the least
+  // normal number 0; NaN stays.
   [[gnu::always_inline]] static inline Vector exp(Vector x) {
     constexpr bool single = sizeof(T) == 4;
     constexpr T lowest = single ? T(-87.3) : T(-708), magic = single ? T(12582912.0) : T(6755399441055744.0);
-    constexpr T high = single ? T(0.693359375) : T(6.93147180369123816490e-01);
-    constexpr T low = single ? T(-2.12194440e-4) : T(1.90821492927058770002e-10);
     Vector c = x < lowest ? Vector{} + lowest : x;
     Vector t = c * T(1.4426950408889634) + magic;  // adding 1.5 * 2^mantissa rounds to the nearest integer n
     Vector n = t - magic;
-    Vector r = c - n * high;
-    r = r - n * low;
+    Vector r;  // c - n ln 2; in one step where multiply-add rounds once
+    if constexpr (single && Bytes > 16) {
+      r = c - n * T(0.6931471805599453);
+    } else {
+      r = c - n * (single ? T(0.693359375) : T(6.93147180369123816490e-01));
+      r = r - n * (single ? T(-2.12194440e-4) : T(1.90821492927058770002e-10));
+    }
     Vector p;
     if constexpr (single) {
-      p = Vector{} + T(1.9875691500e-4);
-      for (T a : {T(1.3981999507e-3), T(8.3334519073e-3), T(4.1665795894e-2), T(1.6666665459e-1), T(5.0000001201e-1)})
-        p = p * r + a;
+      p = Vector{} + T(8.3125096435e-03);
+      for (T a : {T(4.1890124785e-02), T(1.6667114637e-01), T(4.9999231717e-01)}) p = p * r + a;
     } else {
       p = Vector{} + T(1.0 / 6227020800);
       for (T a : {1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880, 1.0 / 40320, 1.0 / 5040, 1.0 / 720,

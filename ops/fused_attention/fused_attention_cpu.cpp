@@ -38,19 +38,24 @@ void forward(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionO
   int64_t spans = (n.S + kKeys<T> - 1) / kKeys<T>, padded = round_up(n.S, run.width);
   Parts<T> keys(key_heads, padded * n.D), values(key_heads, n.S * round_up(n.Dv, run.width));
   Parts<T> scratch(omp_get_max_threads(), run.scratch(n));
+  auto pack = [&](int64_t head, int64_t k0) {
+    int64_t row = head / n.Hkv * n.S * n.Hkv + head % n.Hkv;
+    run.pack(n, k.data<T>() + row * n.D, n.Hkv * n.D, v.data<T>() + row * n.Dv, n.Hkv * n.Dv, k0,
+             std::min(kKeys<T>, n.S - k0), {keys.at(head), nullptr, nullptr, values.at(head)});
+  };
+  bool once = units == key_heads;  // keys that one block alone reads are packed just before it
 #pragma omp parallel if (units > 1)
   {
+    if (!once) {
 #pragma omp for schedule(static)
-    for (int64_t span = 0; span < key_heads * spans; ++span) {
-      int64_t head = span / spans, k0 = span % spans * kKeys<T>, row = head / n.Hkv * n.S * n.Hkv + head % n.Hkv;
-      run.pack(n, k.data<T>() + row * n.D, n.Hkv * n.D, v.data<T>() + row * n.Dv, n.Hkv * n.Dv, k0,
-               std::min(kKeys<T>, n.S - k0), {keys.at(head), nullptr, nullptr, values.at(head)});
+      for (int64_t span = 0; span < key_heads * spans; ++span) pack(span / spans, span % spans * kKeys<T>);
     }
 #pragma omp for schedule(dynamic)
     for (int64_t unit = 0; unit < units; ++unit) {
       int64_t row0 = (blocks - 1 - unit / (n.B * n.H)) * kRows;  // longest rows first
       int64_t b = unit % (n.B * n.H) / n.H, h = unit % n.H, row = (b * n.T + row0) * n.H + h;
       int64_t head = b * n.Hkv + h * n.Hkv / n.H;
+      for (int64_t span = 0; once && span < spans; ++span) pack(head, span * kKeys<T>);
       BlockData<T> data{.q = q.data<T>() + row * n.D,
                         .o = out.data<T>() + row * n.Dv,
                         .lse = lse.data<T>() + (b * n.H + h) * n.T + row0};
@@ -95,12 +100,13 @@ struct BackwardCall {
   void finish(int64_t head, int64_t parts, const Parts<T>& sums) const {
     int64_t row = head / n.Hkv * n.S * n.Hkv + head % n.Hkv;
     auto add = [&](T* to, int64_t cols, int64_t ld, int64_t offset) {
-      for (int64_t p = 0; p < parts; ++p)
+      for (int64_t p = 0; p < parts; ++p) {
+        const T* from = sums.at(head * parts + p) + offset;
         for (int64_t s = 0; s < n.S; ++s) {
-          const T* from = sums.at(head * parts + p) + offset + s * ld;
           T* x = to + s * n.Hkv * cols;
-          for (int64_t d = 0; d < cols; ++d) x[d] = p ? x[d] + from[d] : from[d];
+          for (int64_t d = 0; d < cols; ++d) x[d] = p ? x[d] + from[s * ld + d] : from[s * ld + d];
         }
+      }
     };
     add(dk.data<T>() + row * n.D, n.D, D, 0);
     add(dv.data<T>() + row * n.Dv, n.Dv, Dv, padded * D);

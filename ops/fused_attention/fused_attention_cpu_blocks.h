@@ -160,14 +160,15 @@ struct Blocks {
     int64_t padded = round_up(block.rows, M);
     copy_tiles<S>(data.q, ldq, block.rows, n.D, T(n.scale), q);
     copy_tiles<S>(data.dout, ldo, block.rows, n.Dv, T(1), go);
-    std::fill(q_panels, q_panels + kRows * (2 * D + Dv), T(0));  // dq too
+    std::fill(dq, dq + kRows * D, T(0));
+    if (block.rows < padded) std::fill(q_panels, q_panels + kRows * (D + Dv), T(0));
     pack_columns<S>(data.q, ldq, block.rows, n.D, T(n.scale), q_panels, kRows);
     pack_columns<S>(data.dout, ldo, block.rows, n.Dv, T(1), go_panels, kRows);
     T delta[kRows] = {}, lse[kRows];
     for (int64_t r = 0; r < kRows; ++r) {
       bool seen = r < block.rows && data.lse[r] != kHidden;
       lse[r] = seen ? data.lse[r] : -kHidden;  // e^(s - inf) = 0
-      for (int64_t d = 0; seen && d < n.Dv; ++d) delta[r] += data.dout[r * ldo + d] * data.out[r * ldo + d];
+      if (seen) delta[r] = dot(data.dout + r * ldo, data.out + r * ldo, n.Dv);
     }
     for (int64_t k0 = 0; k0 < n.S; k0 += N) {
       int64_t keys = std::min(N, n.S - k0);
@@ -193,6 +194,15 @@ struct Blocks {
     }
     for (int64_t r = 0; r < block.rows; ++r)
       for (int64_t d = 0; d < n.D; ++d) data.dq[r * ldq + d] = dq[r * D + d] * T(n.scale);
+  }
+
+  [[gnu::always_inline]] static inline T dot(const T* a, const T* b, int64_t n) {
+    V sum{};
+    int64_t i = 0;
+    for (; i + L <= n; i += L) sum += S::load(a + i) * S::load(b + i);
+    T total = S::sum(sum);
+    for (; i < n; ++i) total += a[i] * b[i];
+    return total;
   }
 
   // kept = the probabilities that dropout keeps, scaled; dp of the others becomes 0.

@@ -64,7 +64,10 @@ struct MixerConfig {
         field("breakpoints", &MixerConfig::breakpoints,
               "uniform, or where probes of the logits change (recover, arXiv 2405.05219) (conv_basis)",
               "uniform|recover"),
-        field("gradient", &MixerConfig::gradient, "that of the approximate forward (conv_basis)", "exact"),
+        field("gradient", &MixerConfig::gradient,
+              "that of the approximate forward, or for study the paper's approximation of softmax attention's "
+              "(conv_basis)",
+              "exact|paper"),
         field("probe", &MixerConfig::probe, "diagonal entries that recover compares: the paper's T", at_least(1)),
         field("delta", &MixerConfig::delta, "least l1 difference of a new segment (recover)", at_least(1e-9)),
         field("epsilon", &MixerConfig::epsilon, "distance from a k-conv matrix, at most delta / (5 probe) (recover)",

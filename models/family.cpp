@@ -103,6 +103,7 @@ std::unique_ptr<Mixer> make_mixer(const ModelConfig& c, int layer, bool causal) 
                                  .probe = m.probe,
                                  .delta = m.delta,
                                  .epsilon = m.epsilon,
+                                 .paper_gradient = m.gradient == "paper",
                                  .reference = m.reference,
                                  .candidate = m.candidate});
 }

@@ -67,6 +67,7 @@ struct MixerOptions {
   std::string breakpoints = "uniform";  // or recover, with ops::RecoverOptions' window (probe), delta and epsilon
   int64_t probe = 8;
   double delta = 1, epsilon = 0;
+  bool paper_gradient = false;                           // conv_basis: ops/conv_basis/paper_gradient.h
   std::string reference = "naive", candidate = "fused";  // of `check`
 };
 // Throws core::Error (usage) for an unknown type, a window without a width, or what conv_basis cannot honour.

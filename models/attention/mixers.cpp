@@ -69,6 +69,7 @@ struct ConvBasisMixer : Mixer {
     options.segment = o.max_seq_len > 0 ? (o.max_seq_len + o.k - 1) / o.k : 0;
     options.causal = o.causal;
     options.window = o.window;
+    options.paper_gradient = o.paper_gradient;
     options.tile = o.tile == "auto" ? 0 : std::stoll(o.tile);
     if (o.breakpoints == "recover") recover = {.k = o.k, .window = o.probe, .delta = o.delta, .epsilon = o.epsilon};
     if (o.epsilon > o.delta / double(5 * o.probe))

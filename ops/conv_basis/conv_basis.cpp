@@ -7,6 +7,7 @@
 #include "autograd/registry.h"
 #include "core/basic/basic.h"
 #include "ops/conv_basis/head_cpu.h"
+#include "ops/conv_basis/paper_gradient.h"
 
 namespace basis::ops {
 
@@ -175,6 +176,8 @@ struct ConvBasisAttention {
 
   static Tensors backward(const Context& ctx, const Attrs& a, const Tensor& dout) {
     const Tensor &q = ctx.saved(0), &k = ctx.saved(1), &v = ctx.saved(2);
+    if (a.paper_gradient && dout.numel())
+      return conv_basis_paper_gradient(q, k, v, ctx.saved(3), ctx.saved(4), ctx.saved(5), dout, a);
     Tensor dq = q.empty_like(), dk = k.empty_like(), dv = v.empty_like();
     if (dout.numel()) {
       conv_basis_backward(q.device().type, q.dtype(), q, k, v, ctx.saved(3), ctx.saved(4), ctx.saved(5), dout, a, dq,

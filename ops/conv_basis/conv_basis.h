@@ -9,7 +9,8 @@
 //   o[i] = sum_j softmax_j(logit(i, .)) v[j]
 //
 // evaluated through FFTs of tiles of L positions in O(T D log L + (T/L) T D), forward and backward, without a T x T
-// matrix. The gradient is the exact one of this function; breakpoints are constants.
+// matrix. The gradient is the exact one of this function, or for study the paper's (paper_gradient.h); breakpoints are
+// constants.
 #pragma once
 
 #include "ops/common/check.h"
@@ -25,7 +26,8 @@ struct ConvBasisOptions {
   int64_t tile = 0;    // L, a power of two; 0: chosen by T
   double scale = 0;    // 0: 1 / sqrt(D)
   Tensor key_lengths;  // [B] i32 or undefined: keys from this index on are padding
-  int64_t rows = 0;    // > 0: only the last `rows` positions, row by row (decoding); no gradient
+  bool paper_gradient = false;
+  int64_t rows = 0;  // > 0: only the last `rows` positions, row by row (decoding); no gradient
 
   ConvBasisOptions to(Device device) const {
     ConvBasisOptions o = *this;

@@ -14,6 +14,7 @@
 #include "trainers/commands/bench_allreduce.h"
 #include "trainers/commands/bench_bd.h"
 #include "trainers/commands/bench_conv.h"
+#include "trainers/commands/bench_conv_gradient.h"
 #include "trainers/commands/bench_decompose.h"
 #include "trainers/commands/bench_step.h"
 #include "trainers/commands/bench_timing.h"
@@ -119,9 +120,10 @@ void run(const Options& o) {
 void add_bench_command(CLI::App& app, int& exit_code) {
   auto o = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("bench", "Times on this machine");
-  command->add_option("what", o->what, "attention, bd, decompose, conv, projection, step or allreduce")
+  command->add_option("what", o->what, "attention, bd, decompose, conv, conv_gradient, projection, step or allreduce")
       ->required()
-      ->check(CLI::IsMember({"attention", "bd", "decompose", "conv", "projection", "step", "allreduce"}));
+      ->check(
+          CLI::IsMember({"attention", "bd", "decompose", "conv", "conv_gradient", "projection", "step", "allreduce"}));
   command->add_option("--device", o->device, "auto, cpu or cuda")
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
       ->capture_default_str();
@@ -147,7 +149,7 @@ void add_bench_command(CLI::App& app, int& exit_code) {
   command->add_option("--window", o->conv.window, "conv: width scored exactly near the diagonal");
   command->add_option("--fused-up-to", o->conv.fused_up_to, "conv: longest sequence for fused attention; 0: all");
   command->add_flag("--full", o->conv.full, "conv: bidirectional");
-  command->add_option("--svg", o->conv.svg, "conv: file for a plot");
+  command->add_option("--svg", o->conv.svg, "conv, conv_gradient: file for a plot");
   command->add_flag("--deterministic", o->deterministic, "Only kernels that give the same bits every time");
   command->add_flag("--own-attention", o->own, "Our own fused attention where cuDNN would be taken");
   command->add_option("--bytes", o->bytes, "allreduce: sizes, several")->check(CLI::PositiveNumber);
@@ -168,6 +170,14 @@ void add_bench_command(CLI::App& app, int& exit_code) {
       o->decompose.json = o->json;
       return bench_decompose(o->decompose);
     }
+    if (o->what == "conv_gradient")
+      return bench_conv_gradient({.tokens = o->seq,
+                                  .heads = o->heads,
+                                  .head_dim = o->head_dim,
+                                  .segments = command->count("--segments") ? o->conv.segments : std::vector<int64_t>(),
+                                  .json = o->json,
+                                  .svg = o->conv.svg},
+                                 choose_device(o->device));
     if (o->what != "allreduce") return run(*o);
     if (int count = std::max(o->gpus, o->ranks); count > 0 && !is_local_rank()) {
       exit_code = run_local_ranks(count, o->gpus > 0, 60);

@@ -237,13 +237,17 @@ __global__ void empty_sum_kernel(T* c, const T* bias, Gemm g) {
   });
 }
 
+template <class C>
+void empty_sum(const Gemm& g, Device device) {
+  launch(empty_sum_kernel<C>, device, grid_for(g.batch * g.m * g.n, 256), 256, static_cast<C*>(g.c),
+         static_cast<const C*>(g.bias), g);
+}
+
 template <class T>
 void gemm_typed(const Gemm& g, Device device) {
-  if (g.k == 0)
-    launch(empty_sum_kernel<T>, device, grid_for(g.batch * g.m * g.n, 256), 256, static_cast<T*>(g.c),
-           static_cast<const T*>(g.bias), g);
-  else
-    gemm_cuda(g, dtype_of<T>(), device);
+  if (g.k != 0) return gemm_cuda(g, dtype_of<T>(), device);
+  if (g.c_wide && sizeof(T) == 2) return empty_sum<float>(g, device);
+  empty_sum<T>(g, device);
 }
 
 REGISTER_KERNEL(gemm_kernel, cuda, f32, gemm_typed<float>)

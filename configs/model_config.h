@@ -11,6 +11,7 @@ struct ProjectorConfig {
   int64_t q_rank = 0, k_rank = 0, v_rank = 0, out_rank = 0;
   std::string form = "factors";
   bool permuted() const { return type == "bd" && basis == "pivoted"; }
+  bool operator==(const ProjectorConfig&) const = default;
   static auto fields() {
     using P = ProjectorConfig;
     return std::tuple{

@@ -229,6 +229,18 @@ TEST(BasisDecomposition, TrainsAsTheDenseModelItStandsFor) {
   }
 }
 
+TEST(BasisDecomposition, OfSomeLayers) {
+  for (const char* family : {"gpt2", "deepseek_v2"}) {
+    auto dense = random_model(config(family));
+    Regauged bd = to_bd(*dense, {.layers = {{1, {.type = "bd", .qk = false}}}});
+    EXPECT_EQ(bd.model->config().attention_of(0).projector.type, "dense");
+    EXPECT_EQ(bd.model->config().attention_of(1).projector.type, "bd");
+    EXPECT_LE(difference(logits(*bd.model), logits(*dense)), 1e-10);
+    EXPECT_LE(difference(logits(*to_dense(*bd.model)), logits(*dense)), 1e-10);
+    EXPECT_TRUE(bd.layers[0].empty() && bd.layers[1].contains("vo"));
+  }
+}
+
 TEST(BasisDecomposition, ConvertedInitialisationIsTheDenseFunction) {
   for (const char* family : {"gpt2", "bert", "deepseek_v2"}) {
     SCOPED_TRACE(family);
@@ -248,8 +260,12 @@ TEST(BasisDecomposition, ConvertedInitialisationIsTheDenseFunction) {
     EXPECT_THROW(start(c), core::Error);  // falls on the back, where qk_slice says front
     c.attention.projector.qk_slice = "back";
     EXPECT_LE(difference(start(c), dense), 1e-10);
-    c.layers[1] = {};
-    EXPECT_THROW(start(c), core::Error);
+    c.layers[1] = {};  // dense
+    EXPECT_LE(difference(start(c), dense), 1e-10);
+    c.layers[1].projector = {.type = "bd", .basis = "first", .vo_slice = "front", .qk = false};
+    EXPECT_LE(difference(start(c), dense), 1e-10);
+    c.layers[1].projector.init = "direct";
+    EXPECT_GT(difference(start(c), dense), 1e-6);
   }
 }
 

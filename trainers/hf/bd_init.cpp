@@ -30,22 +30,16 @@ bool converts(const ProjectorConfig& p) { return p.type == "bd" && p.init == "co
 
 void convert_initialisation(models::Model& model, uint64_t seed) {
   ModelConfig c = model.config();
-  const ProjectorConfig first = c.attention_of(0).projector;
-  for (int64_t i = 0; i < c.n_layer; ++i) {
-    ProjectorConfig p = c.attention_of(i).projector;
-    if (converts(p) != converts(first) ||
-        (converts(p) && (p.basis != first.basis || p.qk != first.qk || p.vo != first.vo)))
-      refuse(i, "the projector of every other layer with init: converted", "another one", "set projector.init: direct");
-  }
-  if (!converts(first)) return;
-  c.attention.projector = {};
-  for (auto& [layer, attention] : c.layers) attention.projector = {};
+  std::map<int64_t, ProjectorConfig> converted;
+  for (int64_t i = 0; i < c.n_layer; ++i)
+    if (ProjectorConfig p = c.attention_of(i).projector; converts(p)) converted[i] = p;
+  if (converted.empty()) return;
+  for (const auto& [i, p] : converted) c.layers.try_emplace(i, c.attention).first->second.projector = {};
   auto dense = models::make_model(c);
   dense->initialize(seed, core::cpu, model.parameters().at(0).var.dtype());
-  Regauged bd = to_bd(*dense, {.basis = first.basis, .qk = first.qk, .vo = first.vo, .report = false});
-  for (int64_t i = 0; i < c.n_layer; ++i) {
-    std::string got = slices(bd.model->config().attention_of(i).projector),
-                due = slices(model.config().attention_of(i).projector);
+  Regauged bd = to_bd(*dense, {.layers = converted, .report = false});
+  for (const auto& [i, p] : converted) {
+    std::string got = slices(bd.model->config().attention_of(i).projector), due = slices(p);
     if (got != due) refuse(i, got + ", where this basis falls", due, "set them so, or basis: pivoted, or init: direct");
   }
   std::map<std::string, models::Var> values;

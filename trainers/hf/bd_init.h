@@ -5,9 +5,10 @@
 
 namespace basis::trainers::hf {
 
-// Gives `model` the weights of a dense model initialised with `seed`, re-gauged: the same function at the start, where
-// `initialize` draws C itself. Does nothing unless the projectors are bd with init: converted. Throws core::Error
-// (usage) when layers differ in their projector, or when a basis that depends on the weights falls on the other slice.
+// Gives the layers of `model` whose projector is bd with init: converted the weights of dense ones initialised with
+// `seed`, re-gauged: the same function at the start, where `initialize` draws C itself. Other layers keep what
+// `initialize` gives them. Throws core::Error (usage) when a basis that depends on the weights falls on the other
+// slice.
 void convert_initialisation(models::Model& model, uint64_t seed);
 
 }  // namespace basis::trainers::hf

@@ -59,7 +59,13 @@ Reformed change_form(const ConvertOptions& o, bool basis, std::unique_ptr<models
   if (dense && has_low_rank(model->config())) model = multiply_out(*model);
   if (dense && has_bd(model->config())) model = to_dense(*model);
   if (o.projector != "bd") return {std::move(model), {}};
-  Regauged r = to_bd(*model, {.basis = o.basis, .qk = o.qk, .vo = o.vo});
+  RegaugeOptions options{.basis = o.basis, .qk = o.qk, .vo = o.vo};
+  for (int64_t layer : o.layers) {
+    if (layer < 0 || layer >= model->config().n_layer)
+      refuse("--layers", fmt::format("layers from 0 to {}", model->config().n_layer - 1), std::to_string(layer));
+    options.layers[layer] = {.type = "bd", .basis = o.basis, .qk = o.qk, .vo = o.vo};
+  }
+  Regauged r = to_bd(*model, options);
   report["basis"] = o.basis;
   report["layers"] = std::move(r.layers);
   return {std::move(r.model), {}};

@@ -102,7 +102,7 @@ struct LayerBasis {
   ProjectorConfig projector;
 };
 
-LayerBasis factor_layer(const Weights& w, const std::string& path, Widths dh, const RegaugeOptions& o) {
+LayerBasis factor_layer(const Weights& w, const std::string& path, Widths dh, const ProjectorConfig& o) {
   auto choice = core::parse_basis_choice(o.basis);
   LayerBasis b;
   b.projector = {.type = "bd", .basis = o.basis, .qk_slice = "front", .vo_slice = "back", .qk = o.qk, .vo = o.vo};
@@ -194,21 +194,30 @@ Regauged to_bd(const Model& dense, const RegaugeOptions& o) {
   Weights from(dense);
   ModelConfig c = dense.config();
   Widths dh(c);
-  set_projector(c, {.type = "bd", .basis = o.basis, .qk = o.qk, .vo = o.vo});
-  if (o.qk && models::rope_options(c)) models::make_model(c);  // refuses it, with the reason
+  std::map<int64_t, ProjectorConfig> wanted = o.layers;
+  const ProjectorConfig usual{.type = "bd", .basis = o.basis, .qk = o.qk, .vo = o.vo};
+  if (o.layers.empty()) {
+    for (int64_t i = 0; i < c.n_layer; ++i) wanted[i] = usual;
+    set_projector(c, usual);
+  }
+  for (const auto& [i, p] : wanted) c.layers.try_emplace(i, c.attention).first->second.projector = p;
+  models::make_model(c);  // refuses what cannot be
   std::vector<LayerBasis> bases(static_cast<size_t>(c.n_layer));
-  for_each_layer(c.n_layer, [&](int64_t i) { bases[size_t(i)] = factor_layer(from, attention_path(i), dh, o); });
-  for (int64_t i = 0; i < c.n_layer; ++i) {
-    const ProjectorConfig &got = bases[size_t(i)].projector, &usual = c.attention.projector;
-    if (got.qk_slice == usual.qk_slice && got.vo_slice == usual.vo_slice && !c.layers.contains(i)) continue;
-    c.layers.try_emplace(i, c.attention).first->second.projector = got;
+  for_each_layer(c.n_layer, [&](int64_t i) {
+    if (wanted.contains(i)) bases[size_t(i)] = factor_layer(from, attention_path(i), dh, wanted.at(i));
+  });
+  for (const auto& [i, p] : wanted) {
+    c.layers.at(i).projector = bases[size_t(i)].projector;
+    if (o.layers.empty() && !dense.config().layers.contains(i) && bases[size_t(i)].projector == usual)
+      c.layers.erase(i);
   }
   Regauged r;
   r.model = empty_model(c, dense.parameters()[0].var.dtype());
   Weights to(*r.model);
   to.copy_common(from);
-  if (o.report) r.layers = std::vector<nlohmann::ordered_json>(bases.size());
+  if (o.report) r.layers = std::vector<nlohmann::ordered_json>(bases.size(), nlohmann::ordered_json::object());
   for_each_layer(c.n_layer, [&](int64_t i) {
+    if (!wanted.contains(i)) return;
     const LayerBasis& b = bases[size_t(i)];
     std::string path = attention_path(i);
     write_layer(from, to, path, b);

@@ -1,6 +1,7 @@
 // Dense <-> Basis Decomposition of a whole model. Computed in f64 from the weights given; the function stays the same.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -13,7 +14,8 @@ namespace basis::trainers::hf {
 struct RegaugeOptions {
   std::string basis = "pivoted";  // first | last | residual_min | pivoted
   bool qk = true, vo = true;
-  bool report = true;  // condition and errors of each head
+  std::map<int64_t, configs::ProjectorConfig> layers;  // only these, each by its own basis, qk and vo; empty: all
+  bool report = true;                                  // condition and errors of each head
 };
 
 struct Regauged {
@@ -23,7 +25,8 @@ struct Regauged {
   nlohmann::ordered_json layers = nlohmann::ordered_json::array();
 };
 
-// core::Error: usage where BD is impossible (QK under rotary positions), bad_file for a singular basis.
+// The layers to change must be dense. core::Error: usage where BD is impossible (QK under rotary positions), bad_file
+// for a singular basis.
 Regauged to_bd(const models::Model& dense, const RegaugeOptions& options);
 
 // [I ; C] written out as dense weights; the key bias, which softmax does not see, becomes 0.

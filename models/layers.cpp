@@ -8,7 +8,6 @@
 #include "ops/gelu_mlp/gelu_mlp.h"
 #include "ops/layer_norm/layer_norm.h"
 #include "ops/linear/linear.h"
-#include "ops/permute_channels/permute_channels.h"
 #include "ops/pointwise/pointwise.h"
 #include "ops/rms_norm/rms_norm.h"
 
@@ -85,7 +84,7 @@ Mlp::Mlp(const Options& o)
                        .got = "model.mlp.up_rank or down_rank",
                        .remedy = "leave one of them out",
                        .code = core::ExitCode::usage});
-  if (o.up_rank.rank && o.up_rank.bd) buffer(order_, "order", {o.channels});
+  if (o.up_rank.rank && o.up_rank.bd) buffer(order_.buffer, "order", {o.channels});
   if (activation_ == Activation::swiglu) {
     gate_ = std::make_unique<Linear>(o.channels, o.hidden, o.bias, o.init_std, o.up_rank);
     child("gate", *gate_);
@@ -95,7 +94,7 @@ Mlp::Mlp(const Options& o)
 }
 
 Var Mlp::operator()(const Pass& pass, const Var& input) const {
-  Var x = order_ ? ops::permute_channels(input, order_.value().to(DType::i32)) : input;
+  Var x = order_(input);  // [B,T,C]
   if (fused_ && !pass.observe)
     return ops::gelu_mlp(x, operand(pass, up_.weight), operand(pass, up_.bias), operand(pass, down_.weight),
                          operand(pass, down_.bias), {epilogue_});

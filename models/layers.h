@@ -4,6 +4,7 @@
 #include <memory>
 #include <string>
 
+#include "models/channel_order.h"
 #include "models/module.h"
 #include "models/pass.h"
 #include "ops/common/normed.h"
@@ -76,7 +77,7 @@ class Mlp : public Module {
   bool fused_, epilogue_;
   std::unique_ptr<Linear> gate_;  // swiglu only
   Linear up_, down_;
-  Var order_;  // [C], whole numbers: the channel that comes j-th, where up reads its first ones as they are
+  ChannelOrder order_;  // [C], where up reads its first channels as they are
 };
 
 }  // namespace basis::models

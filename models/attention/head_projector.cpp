@@ -8,8 +8,8 @@
 // is of low rank (see Linear), whose Basis Decomposition reads the first channels of x, and of the heads side by side.
 #include "models/attention/attention.h"
 #include "models/attention/projection.h"
+#include "models/channel_order.h"
 #include "ops/linear/linear.h"
-#include "ops/permute_channels/permute_channels.h"
 #include "ops/view/view.h"
 
 namespace basis::models {
@@ -25,8 +25,8 @@ class HeadProjector : public Projector {
         k_({o.channels, o.kv_heads, o.head_dim}, o.bd_qk, o.qk_back, o.bias && !o.bd_qk, o.init_std, o.k_rank),
         v_({o.channels, o.kv_heads, o.head_dim}, o.bd_vo, o.vo_back, o.bias, o.init_std, o.v_rank),
         out_(o.heads * o.head_dim, o.channels, o.bias, o.out_init_std, o.out_rank) {
-    if (o.permuted) buffer(order_, "order", {o.channels});
-    if (o.out_rank.rank && o.out_rank.bd) buffer(out_order_, "out_order", {o.heads * o.head_dim});
+    if (o.permuted) buffer(order_.buffer, "order", {o.channels});
+    if (o.out_rank.rank && o.out_rank.bd) buffer(out_order_.buffer, "out_order", {o.heads * o.head_dim});
     child("q", q_);
     child("k", k_);
     child("v", v_);
@@ -34,7 +34,7 @@ class HeadProjector : public Projector {
   }
 
   QKV qkv(const Pass& pass, const Var& input) const override {
-    Var x = in_order(input, order_);  // [B,T,C]
+    Var x = order_(input);  // [B,T,C]
     if (pass.observe || !q_.full() || !k_.full() || !v_.full())
       return {split(q_(pass, x), heads_), split(k_(pass, x), kv_heads_), split(v_(pass, x), kv_heads_)};
     auto y = ops::linear_group(x, {operand(pass, q_.weight), operand(pass, k_.weight), operand(pass, v_.weight)},
@@ -44,19 +44,16 @@ class HeadProjector : public Projector {
 
   Var out(const Pass& pass, const Var& mixed) const override {
     Var heads = ops::view(mixed, {mixed.size(0), mixed.size(1), heads_ * head_dim_});
-    return out_(pass, in_order(heads, out_order_));  // [B,T,C]
+    return out_(pass, out_order_(heads));  // [B,T,C]
   }
 
  private:
-  static Var in_order(const Var& x, const Var& order) {
-    return order ? ops::permute_channels(x, order.value().to(core::DType::i32)) : x;
-  }
   Var split(const Var& x, int64_t heads) const {
     return ops::view(x, {x.size(0), x.size(1), heads, head_dim_});  // [B,T,H,D]
   }
 
   int64_t heads_, kv_heads_, head_dim_;
-  Var order_, out_order_;  // [C], [H*D], whole numbers: the channel that comes j-th; undefined: as they are
+  ChannelOrder order_, out_order_;  // [C], [H*D]
   Linear q_;
   Projection k_, v_;
   Linear out_;

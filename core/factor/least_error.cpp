@@ -32,12 +32,14 @@ Head read_head(const Tensor& weight, int64_t dh, const Tensor& partner, int64_t 
   Eigen::MatrixXd t(dh, dh);
   for (int64_t j = 0; j < dh; ++j) t.row(j) = w.col(rows[size_t(j)]).transpose();
   Eigen::MatrixXf inverse = t.partialPivLu().inverse().cast<float>();
-  Head head{w.transpose().cast<float>() * inverse, Eigen::VectorXf::Zero(d), Rows(d, dh)};
+  Rows wide = w.transpose().cast<float>();
+  Head head{wide * inverse, Eigen::VectorXf::Zero(d), Rows(d, dh)};
   for (int64_t g = 0; g < group; ++g) {
     auto p = matrix(partner, (h * group + g) * dh, dh);
-    Eigen::MatrixXd gram = p * p.transpose();
-    Eigen::VectorXd squares = (gram * w).cwiseProduct(w).colwise().sum();
-    head.p += (squares / std::max(1e-300, squares.sum())).cast<float>();
+    Rows partner_rows = p.cast<float>();
+    Eigen::MatrixXf gram = partner_rows * partner_rows.transpose();
+    Eigen::VectorXf squares = (wide * gram).cwiseProduct(wide).rowwise().sum();
+    head.p += squares / std::max(1e-30f, squares.sum());
   }
   return head;
 }

@@ -42,13 +42,13 @@ class Weights {
   void set_order(const std::string& path, const std::vector<int64_t>& order) {
     set(path, core::Tensor::from(std::vector<double>(order.begin(), order.end()), {int64_t(order.size())}));
   }
-  // Copies from `other` what both hold in the same shape; the rest is the caller's.
+  // Takes over from `other` what both hold in the same shape, memory and all; the rest is the caller's.
   void copy_common(const Weights& other) {
     for (auto& [path, p] : parameters_) {
       auto source = other.parameters_.find(path);
       if (source == other.parameters_.end()) continue;
       const core::Tensor& x = source->second.var.value();
-      if (x.shape() == p.var.shape()) p.var.set_value(x.to(core::cpu).to(p.var.dtype()).clone());
+      if (x.shape() == p.var.shape()) p.var.set_value(x.to(core::cpu).to(p.var.dtype()));
     }
   }
 

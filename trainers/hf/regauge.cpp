@@ -63,13 +63,10 @@ Tensor stored_c(const core::BasisFactors& f, const Channels& order, bool back) {
 
 // The dense [H dh, d] weight of a BdProjection: the identity on its slice, C beside it.
 Tensor written_out(const Tensor& c, int64_t dh, const Channels& order, bool back) {
-  int64_t d = int64_t(order.size()), rows = c.size(0);
-  Tensor eye = Tensor::zeros({rows, dh}, DType::f64);
-  for (int64_t i = 0; i < rows; ++i) eye.data<double>()[i * dh + i % dh] = 1;
-  Channels slice(order.begin() + (back ? d - dh : 0), order.begin() + (back ? d : dh));
+  int64_t d = int64_t(order.size());
   Channels beside(order.begin() + (back ? 0 : dh), order.begin() + (back ? d - dh : d));
-  Tensor w = take_columns(c, beside, d, true), s = take_columns(eye, slice, d, true);
-  for (int64_t i = 0; i < w.numel(); ++i) w.data<double>()[i] += s.data<double>()[i];
+  Tensor w = take_columns(c, beside, d, true);
+  for (int64_t i = 0; i < c.size(0); ++i) w.data<double>()[i * d + order[size_t((back ? d - dh : 0) + i % dh)]] = 1;
   return w;
 }
 
@@ -161,7 +158,9 @@ void write_layer(const Weights& from, Weights& to, const std::string& path, cons
 // The dense weights that a layer's (possibly rounded) BD weights stand for.
 AttentionWeights dense_layer(const Weights& w, const std::string& path, const ProjectorConfig& p, Widths dh,
                              DType rounding, const Channels& latent_order = {}) {
-  auto get = [&](const std::string& name) { return w.get(path + name).to(rounding).to(DType::f64); };
+  auto get = [&](const std::string& name) {
+    return rounding == DType::f64 ? w.get(path + name) : w.get(path + name).to(rounding).to(DType::f64);
+  };
   bool bd = p.type == "bd";
   Tensor q = get("q/weight");
   int64_t d = w.get(path + "k/weight").size(1) + (bd && p.qk ? dh.qk : 0);

@@ -6,7 +6,7 @@
 namespace basis::configs {
 
 struct ProjectorConfig {
-  std::string type = "dense", basis = "pivoted", qk_slice = "front", vo_slice = "back", init = "converted";
+  std::string type = "dense", basis = "pivoted", qk_slice = "front", vo_slice = "back", init = "direct";
   bool qk = true, vo = true;
   int64_t q_rank = 0, k_rank = 0, v_rank = 0, out_rank = 0;
   std::string form = "factors";
@@ -23,9 +23,10 @@ struct ProjectorConfig {
               "pivoted|residual_min|first|last"),
         field("qk_slice", &P::qk_slice, "bd: the channels all key heads share", "front|back"),
         field("vo_slice", &P::vo_slice, "bd: the channels all value heads share", "front|back"),
-        field("init", &P::init,
-              "bd: a new model starts as a dense one re-gauged (the same function), or draws C itself",
-              "converted|direct"),
+        field(
+            "init", &P::init,
+            "bd: a new model draws C itself, or starts as a dense one re-gauged: the same function, which trains worse",
+            "direct|converted"),
         field("q_rank", &P::q_rank, "low_rank: of the query weights; 0: they stay dense", at_least(0)),
         field("k_rank", &P::k_rank, "low_rank: of the key weights", at_least(0)),
         field("v_rank", &P::v_rank, "low_rank: of the value weights", at_least(0)),

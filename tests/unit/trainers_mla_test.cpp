@@ -252,7 +252,7 @@ TEST(BasisDecomposition, ConvertedInitialisationIsTheDenseFunction) {
       return logits(*model);
     };
     auto dense = start(c);
-    c.attention.projector.type = "bd";
+    c.attention.projector.type = "bd", c.attention.projector.init = "converted";
     EXPECT_LE(difference(start(c), dense), 1e-10);
     c.attention.projector.init = "direct";
     EXPECT_GT(difference(start(c), dense), 1e-6);
@@ -262,7 +262,7 @@ TEST(BasisDecomposition, ConvertedInitialisationIsTheDenseFunction) {
     EXPECT_LE(difference(start(c), dense), 1e-10);
     c.layers[1] = {};  // dense
     EXPECT_LE(difference(start(c), dense), 1e-10);
-    c.layers[1].projector = {.type = "bd", .basis = "first", .vo_slice = "front", .qk = false};
+    c.layers[1].projector = {.type = "bd", .basis = "first", .vo_slice = "front", .init = "converted", .qk = false};
     EXPECT_LE(difference(start(c), dense), 1e-10);
     c.layers[1].projector.init = "direct";
     EXPECT_GT(difference(start(c), dense), 1e-6);

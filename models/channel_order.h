@@ -13,13 +13,17 @@ class ChannelOrder {
   autograd::Var buffer;  // [C], whole numbers: the channel that comes j-th; undefined: they stay as they are
 
   autograd::Var operator()(const autograd::Var& x) const {  // [..., C] -> [..., C]
-    if (!buffer) return x;
+    return buffer ? ops::permute_channels(x, indices()) : x;
+  }
+
+  core::Tensor indices() const {  // [C] i32 on the buffer's device, or undefined
+    if (!buffer) return {};
     const core::Tensor& value = buffer.value();
     if (!value_.defined() || value_.raw() != value.raw()) {
       value_ = value;
       indices_ = value.to(core::DType::i32);
     }
-    return ops::permute_channels(x, indices_);
+    return indices_;
   }
 
  private:

@@ -21,6 +21,7 @@ class HeadProjector : public Projector {
       : heads_(o.heads),
         kv_heads_(o.kv_heads),
         head_dim_(o.head_dim),
+        is_bd_((o.bd_qk || o.bd_vo) && !o.q_rank.rank && !o.k_rank.rank && !o.v_rank.rank),
         q_(o.channels, o.heads * o.head_dim, o.bias, o.init_std, o.q_rank),
         k_({o.channels, o.kv_heads, o.head_dim}, o.bd_qk, o.qk_back, o.bias && !o.bd_qk, o.init_std, o.k_rank),
         v_({o.channels, o.kv_heads, o.head_dim}, o.bd_vo, o.vo_back, o.bias, o.init_std, o.v_rank),
@@ -34,12 +35,13 @@ class HeadProjector : public Projector {
   }
 
   QKV qkv(const Pass& pass, const Var& input) const override {
+    if (!pass.observe && is_bd_ && ops::bd_weights_pay(input, head_dim_, heads_ * head_dim_)) {
+      auto w = ops::bd_weights(weights(pass), biases(pass), {head_dim_, k_.slice(), v_.slice(), order_.indices()});
+      return split(ops::linear_group(input, w.weights, w.biases));
+    }
     Var x = order_(input);  // [B,T,C]
-    if (pass.observe || !q_.full() || !k_.full() || !v_.full())
-      return {split(q_(pass, x), heads_), split(k_(pass, x), kv_heads_), split(v_(pass, x), kv_heads_)};
-    auto y = ops::linear_group(x, {operand(pass, q_.weight), operand(pass, k_.weight), operand(pass, v_.weight)},
-                               {operand(pass, q_.bias), operand(pass, k_.bias), operand(pass, v_.bias)});
-    return {split(y[0], heads_), split(y[1], kv_heads_), split(y[2], kv_heads_)};
+    if (pass.observe || !q_.full() || !k_.full() || !v_.full()) return split({q_(pass, x), k_(pass, x), v_(pass, x)});
+    return split(ops::linear_group(x, weights(pass), biases(pass)));
   }
 
   Var out(const Pass& pass, const Var& mixed) const override {
@@ -48,11 +50,19 @@ class HeadProjector : public Projector {
   }
 
  private:
-  Var split(const Var& x, int64_t heads) const {
-    return ops::view(x, {x.size(0), x.size(1), heads, head_dim_});  // [B,T,H,D]
+  QKV split(const std::vector<Var>& y) const {
+    auto heads = [&](const Var& x, int64_t n) { return ops::view(x, {x.size(0), x.size(1), n, head_dim_}); };
+    return {heads(y[0], heads_), heads(y[1], kv_heads_), heads(y[2], kv_heads_)};  // [B,T,H,D]
+  }
+  std::vector<Var> weights(const Pass& pass) const {
+    return {operand(pass, q_.weight), operand(pass, k_.weight), operand(pass, v_.weight)};
+  }
+  std::vector<Var> biases(const Pass& pass) const {
+    return {operand(pass, q_.bias), operand(pass, k_.bias), operand(pass, v_.bias)};
   }
 
   int64_t heads_, kv_heads_, head_dim_;
+  bool is_bd_;                      // of full rank
   ChannelOrder order_, out_order_;  // [C], [H*D]
   Linear q_;
   Projection k_, v_;

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "models/layers.h"
-#include "ops/bd_linear/bd_linear.h"
+#include "ops/bd_linear/bd_weights.h"
 
 namespace basis::models {
 
@@ -19,6 +19,9 @@ class Projection : public Linear {
         options_{s.head_dim, slice_at_back} {}
   Var operator()(const Pass& pass, const Var& x) const;  // [..., channels] -> [..., heads * head_dim]
   bool full() const { return !bd_ && Linear::full(); }
+  ops::BdSlice slice() const {
+    return !bd_ ? ops::BdSlice::none : options_.slice_at_back ? ops::BdSlice::back : ops::BdSlice::front;
+  }
 
  private:
   bool bd_;

@@ -110,7 +110,7 @@ struct BdLinear {
   template <class Table>
   static bool fused(const Table& table, const Tensor& in, const Tensor& w, const Attrs& a, const Tensor& out) {
     bool done = false;
-    if (bd_path != BdPath::gemm && table.has(in.device().type, in.dtype()))
+    if (bd_path != BdPath::gemm && bd_path != BdPath::written_out && table.has(in.device().type, in.dtype()))
       table(in.device().type, in.dtype(), in, w, a, out, done);
     require(done || bd_path != BdPath::fused, name, "a shape and device that the fused kernel takes",
             describe(in) + " and weight " + describe(w) + " on " + name_of(in.device()));

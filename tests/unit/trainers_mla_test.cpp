@@ -7,9 +7,11 @@
 #include <cmath>
 #include <filesystem>
 #include <map>
+#include <tuple>
 
 #include "core/rng.h"
 #include "models/attention/attention.h"
+#include "ops/bd_linear/bd_linear.h"
 #include "ops/cross_entropy/cross_entropy.h"
 #include "ops/view/view.h"
 #include "trainers/hf/bd_init.h"
@@ -201,18 +203,23 @@ std::map<std::string, Tensor> gradients(const models::Model& m) {
 
 // The dense weights are linear in those of BD ([I ; C] and re-gauged Wq, Wo), so BD's gradient is a part of theirs.
 TEST(BasisDecomposition, TrainsAsTheDenseModelItStandsFor) {
-  for (const char* family : {"gpt2", "deepseek_v2"}) {
+  for (auto [family, bd_path, kv_heads] : {std::tuple("gpt2", ops::BdPath::automatic, 1),
+                                           {"gpt2", ops::BdPath::written_out, 1},
+                                           {"gpt2", ops::BdPath::written_out, 3},
+                                           {"deepseek_v2", ops::BdPath::automatic, 0}}) {
     auto c = config(family);
-    if (c.family == "gpt2") c.n_kv_head = 1;
+    c.n_kv_head = kv_heads;
     Regauged bd = to_bd(*random_model(c), {});
     auto dense = to_dense(*bd.model);
+    ops::bd_path = bd_path;
     auto got = gradients(*bd.model), want = gradients(*dense);
+    ops::bd_path = ops::BdPath::automatic;
     std::map<std::string, std::vector<double>> orders;
     for (models::Parameter& p : bd.model->parameters())
       if (p.buffer) orders[p.path] = p.var.value().to_vector<double>();
     int narrower = 0;
     for (const auto& [path, g] : got) {
-      SCOPED_TRACE(family + (" " + path));
+      SCOPED_TRACE(family + (" " + path) + (bd_path == ops::BdPath::automatic ? "" : ", written out"));
       const Tensor& w = want.at(path);
       bool key = path.ends_with("/k/weight"), value = path.ends_with("/v/weight");
       auto order = orders.find(path.substr(0, path.find("attention/") + 10) + "order");

@@ -221,14 +221,20 @@ BasisFactors decompose(const Tensor& weight, int64_t dh, std::span<const int64_t
       f.heads[size_t(h)] = {condition(t), d > dh ? c.cwiseAbs().maxCoeff() : 0.0};
     }
   });
-  for (int64_t h = 0; h < heads; ++h)
-    if (!std::isfinite(f.heads[size_t(h)].condition) || !std::isfinite(f.heads[size_t(h)].largest))
+  require_independent(f);
+  return f;
+}
+
+double condition_number(const double* t, int64_t dh) { return condition(Eigen::Map<const Matrix>(t, dh, dh)); }
+
+void require_independent(const BasisFactors& f) {
+  for (size_t h = 0; h < f.heads.size(); ++h)
+    if (!std::isfinite(f.heads[h].condition) || !std::isfinite(f.heads[h].largest))
       throw Error({.where = "basis decomposition",
                    .expected = "independent rows",
                    .got = "a singular basis in head " + std::to_string(h),
                    .remedy = "use the pivoted basis; a head of zero or low-rank weights has none",
                    .code = ExitCode::bad_file});
-  return f;
 }
 
 namespace {

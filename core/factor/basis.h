@@ -40,6 +40,9 @@ std::vector<int64_t> choose_basis(const Tensor& weight, int64_t head_dim, BasisC
 // Throws core::Error (bad_file) naming the head when T is singular to working precision.
 BasisFactors decompose(const Tensor& weight, int64_t head_dim, std::span<const int64_t> rows);
 
+double condition_number(const double* t, int64_t head_dim);  // of T in the 2-norm; infinite for a singular T
+void require_independent(const BasisFactors& f);             // throws what decompose does
+
 // Applies a head's factor to projections stored [H dh, n] f64: each query head h uses t of head h / (H / Ht).
 Tensor apply_per_head(const Tensor& t, const Tensor& weight);  // W_h -> T W_h
 Tensor solve_per_head(const Tensor& t, const Tensor& weight);  // W_h -> T^-T W_h

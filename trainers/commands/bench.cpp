@@ -167,7 +167,7 @@ void add_bench_command(CLI::App& app, int& exit_code) {
       auto take = [&](const char* name, int64_t& to, int64_t from) { to = command->count(name) ? from : to; };
       take("--layers", o->decompose.layers, o->layers), take("--heads", o->decompose.heads, o->heads);
       take("--head-dim", o->decompose.head_dim, o->head_dim);
-      o->decompose.json = o->json;
+      o->decompose.json = o->json, o->decompose.device = choose_device(o->device);
       return bench_decompose(o->decompose);
     }
     if (o->what == "conv_gradient")

@@ -4,11 +4,11 @@
 
 #include <algorithm>
 #include <chrono>
+#include <iterator>
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
-#include "core/factor/basis.h"
-#include "core/parallel.h"
+#include "core/factor/decompose.h"
 #include "core/rng.h"
 
 namespace basis::trainers {
@@ -25,16 +25,28 @@ core::Tensor random_weight(const DecomposeBench& o, uint64_t seed) {
   return w;
 }
 
-// The worst condition number of a layer. K's and V's rows lie apart where both find room, as in its channel order.
-double decompose_layer(const DecomposeBench& o, const core::Tensor& k, const core::Tensor& v,
-                       core::BasisChoice choice) {
-  std::vector<int64_t> taken;
+using Factors = std::vector<core::BasisFactors>;
+
+// Of the K of all layers, then of their V. Their rows lie apart where both find room, as in a layer's channel order;
+// each stands for the other's queries or output.
+Factors decompose_layers(const DecomposeBench& o, const std::vector<core::Tensor>& weights, core::BasisChoice choice,
+                         core::Device device) {
+  auto n = size_t(o.layers);
+  std::vector<core::BasisTask> k(n), v(n);
+  for (size_t i = 0; i < n; ++i)
+    k[i] = {weights[2 * i], weights[2 * i + 1], {}}, v[i] = {weights[2 * i + 1], weights[2 * i], {}};
+  Factors all = core::decompose_all(k, o.head_dim, choice, device);
+  if (choice == core::BasisChoice::pivoted && o.width >= 2 * o.head_dim)
+    for (size_t i = 0; i < n; ++i) v[i].taken = all[i].rows;
+  Factors more = core::decompose_all(v, o.head_dim, choice, device);
+  std::move(more.begin(), more.end(), std::back_inserter(all));
+  return all;
+}
+
+double worst_condition(const Factors& factors) {
   double worst = 0;
-  for (auto [w, partner] : {std::pair(&k, &v), {&v, &k}}) {  // each stands for the other's queries or output
-    auto rows = core::choose_basis(*w, o.head_dim, choice, taken, *partner);
-    for (const core::HeadFactor& h : core::decompose(*w, o.head_dim, rows).heads) worst = std::max(worst, h.condition);
-    if (choice == core::BasisChoice::pivoted && o.width >= 2 * o.head_dim) taken = rows;
-  }
+  for (const core::BasisFactors& f : factors)
+    for (const core::HeadFactor& h : f.heads) worst = std::max(worst, h.condition);
   return worst;
 }
 
@@ -50,20 +62,38 @@ void bench_decompose(const DecomposeBench& o) {
   for (int64_t i = 0; i < 2 * o.layers; ++i) weights.push_back(random_weight(o, uint64_t(i)));
   Json rows = Json::array();
   if (!o.json)
-    fmt::print("K and V of {} layers, {} heads x {} over {} channels, f64 on the CPU\n{:<14}{:>10}{:>16}\n", o.layers,
-               o.heads, o.head_dim, o.width, "basis", "seconds", "worst cond(T)");
+    fmt::print("K and V of {} layers, {} heads x {} over {} channels, f64\n{:<14}{:<8}{:>10}{:>12}{:>16}{:>12}\n",
+               o.layers, o.heads, o.head_dim, o.width, "basis", "device", "seconds", "first call", "worst cond(T)",
+               "same rows");
   for (auto [name, choice] : {std::pair("first", core::BasisChoice::first),
                               {"residual_min", core::BasisChoice::residual_min},
                               {"pivoted", core::BasisChoice::pivoted}}) {
-    std::vector<double> worst(static_cast<size_t>(o.layers));
-    double start = now();
-    core::parallel_for(o.layers, 1, [&](int64_t begin, int64_t end) {  // random weights: nothing is singular
-      for (int64_t i = begin; i < end; ++i)
-        worst[size_t(i)] = decompose_layer(o, weights[size_t(2 * i)], weights[size_t(2 * i + 1)], choice);
-    });
-    double seconds = now() - start, condition = *std::max_element(worst.begin(), worst.end());
-    rows.push_back({{"basis", name}, {"seconds", seconds}, {"worst_condition", condition}});
-    if (!o.json) fmt::print("{:<14}{:>10.3f}{:>16.3g}\n", name, seconds, condition);
+    Factors on_cpu;
+    for (core::Device device : {core::cpu, o.device}) {
+      if (device.is_cpu() && !on_cpu.empty()) continue;  // once
+      double times[2] = {};
+      Factors factors;
+      for (double& seconds : times) {
+        factors.clear();
+        double start = now();
+        factors = decompose_layers(o, weights, choice, device);
+        seconds = now() - start;
+        if (device.is_cpu()) break;
+      }
+      if (device.is_cpu()) on_cpu = factors;
+      size_t same = 0;
+      for (size_t i = 0; i < factors.size(); ++i) same += factors[i].rows == on_cpu[i].rows;
+      double seconds = device.is_cpu() ? times[0] : times[1], worst = worst_condition(factors);
+      rows.push_back({{"basis", name},
+                      {"device", core::name_of(device)},
+                      {"seconds", seconds},
+                      {"seconds_first", times[0]},
+                      {"worst_condition", worst},
+                      {"same_rows", double(same) / double(factors.size())}});
+      if (!o.json)
+        fmt::print("{:<14}{:<8}{:>10.3f}{:>12.3f}{:>16.3g}{:>8}/{}\n", name, core::name_of(device), seconds, times[0],
+                   worst, same, factors.size());
+    }
   }
   if (o.json)
     fmt::print("{}\n", Json{{"bench", "decompose"},

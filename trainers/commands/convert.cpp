@@ -30,6 +30,9 @@ void add_convert_command(CLI::App& app, int&) {
   command->add_flag("--qk,!--no-qk", o->convert.qk, "bd: decompose the key projections (not under rotary positions)")
       ->capture_default_str();
   command->add_flag("--vo,!--no-vo", o->convert.vo, "bd: decompose the value projections")->capture_default_str();
+  command->add_option("--device", o->convert.device, "bd: where it is computed")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
+      ->capture_default_str();
   command
       ->add_option(
           "--keep", o->convert.keep,

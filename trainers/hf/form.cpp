@@ -4,6 +4,7 @@
 
 #include "trainers/hf/low_rank.h"
 #include "trainers/hf/regauge.h"
+#include "trainers/step.h"
 
 namespace basis::trainers::hf {
 namespace {
@@ -59,7 +60,7 @@ Reformed change_form(const ConvertOptions& o, bool basis, std::unique_ptr<models
   if (dense && has_low_rank(model->config())) model = multiply_out(*model);
   if (dense && has_bd(model->config())) model = to_dense(*model);
   if (o.projector != "bd") return {std::move(model), {}};
-  RegaugeOptions options{.basis = o.basis, .qk = o.qk, .vo = o.vo};
+  RegaugeOptions options{.basis = o.basis, .qk = o.qk, .vo = o.vo, .device = choose_device(o.device)};
   for (int64_t layer : o.layers) {
     if (layer < 0 || layer >= model->config().n_layer)
       refuse("--layers", fmt::format("layers from 0 to {}", model->config().n_layer - 1), std::to_string(layer));
@@ -67,6 +68,7 @@ Reformed change_form(const ConvertOptions& o, bool basis, std::unique_ptr<models
   }
   Regauged r = to_bd(*model, options);
   report["basis"] = o.basis;
+  report["device"] = name_of(options.device);
   report["layers"] = std::move(r.layers);
   return {std::move(r.model), {}};
 }

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "core/factor/decompose.h"
 #include "models/family.h"
 #include "trainers/hf/head_errors.h"
 #include "trainers/hf/weights.h"
@@ -18,6 +19,8 @@ using core::DType;
 using core::Tensor;
 using models::Model;
 using Channels = std::vector<int64_t>;
+
+std::string attention_path(int64_t layer) { return fmt::format("layers/{}/attention/", layer); }
 
 // to[:, i] = from[:, channels[i]], or with `inverse` to[:, channels[i]] = from[:, i]; rows of `from` may be fewer.
 Tensor take_columns(const Tensor& from, const Channels& channels, int64_t columns, bool inverse) {
@@ -99,25 +102,58 @@ struct LayerBasis {
   ProjectorConfig projector;
 };
 
-LayerBasis factor_layer(const Weights& w, const std::string& path, Widths dh, const ProjectorConfig& o) {
-  auto choice = core::parse_basis_choice(o.basis);
-  LayerBasis b;
+LayerBasis arranged(core::BasisFactors qk, core::BasisFactors vo, int64_t d, const ProjectorConfig& o) {
+  LayerBasis b{.qk = std::move(qk), .vo = std::move(vo)};
   b.projector = {.type = "bd", .basis = o.basis, .qk_slice = "front", .vo_slice = "back", .qk = o.qk, .vo = o.vo};
-  Tensor k = w.get(path + "k/weight"), v = w.get(path + "v/weight");
-  int64_t d = k.size(1);
-  bool pivoted = choice == core::BasisChoice::pivoted;
-  if (o.qk) b.qk = core::decompose(k, dh.qk, core::choose_basis(k, dh.qk, choice, {}, w.get(path + "q/weight")));
-  if (o.vo) {
-    Tensor out = transposed(w.get(path + "out/weight"));
-    auto rows = core::choose_basis(v, dh.vo, choice, pivoted ? b.qk.rows : Channels{}, out);
-    b.vo = core::decompose(v, dh.vo, rows);
-  }
+  bool pivoted = o.basis == "pivoted";
   b.order = pivoted ? order_of(d, b.qk.rows, b.vo.rows) : identity(d);
   if (!pivoted) {
     b.projector.qk_slice = o.qk && b.qk.rows[0] > 0 ? "back" : "front";
     b.projector.vo_slice = o.vo && b.vo.rows[0] > 0 ? "back" : "front";
   }
   return b;
+}
+
+using Wanted = std::map<int64_t, ProjectorConfig>;
+
+// All the layers at once: K with Q, then V with O, whose rows lie apart from K's.
+void factor_layers(const Weights& w, const Wanted& wanted, Widths dh, core::Device device,
+                   std::vector<LayerBasis>& bases) {
+  std::map<int64_t, core::BasisFactors> qk, vo;
+  for (bool value : {false, true})
+    for (const char* basis : {"first", "last", "residual_min", "pivoted"}) {
+      Channels layers;
+      for (const auto& [i, o] : wanted)
+        if (o.basis == basis && (value ? o.vo : o.qk)) layers.push_back(i);
+      std::vector<core::BasisTask> tasks(layers.size());
+      for_each_layer(int64_t(layers.size()), [&](int64_t i) {
+        std::string path = attention_path(layers[size_t(i)]);
+        Tensor partner = w.get(path + (value ? "out/weight" : "q/weight"));
+        tasks[size_t(i)] = {.weight = w.get(path + (value ? "v/weight" : "k/weight")),
+                            .partner = value ? transposed(partner) : partner};
+        if (auto k = qk.find(layers[size_t(i)]); value && std::string_view(basis) == "pivoted" && k != qk.end())
+          tasks[size_t(i)].taken = k->second.rows;
+      });
+      auto factors = core::decompose_all(tasks, value ? dh.vo : dh.qk, core::parse_basis_choice(basis), device);
+      for (size_t i = 0; i < layers.size(); ++i) (value ? vo : qk)[layers[i]] = std::move(factors[i]);
+    }
+  for (const auto& [i, o] : wanted)
+    bases[size_t(i)] = arranged(std::move(qk[i]), std::move(vo[i]), w.shape(attention_path(i) + "k/weight")[1], o);
+}
+
+// So many that their weights in f64 take at most about a gigabyte.
+std::vector<Wanted> batches(const Wanted& wanted, const Weights& w) {
+  std::vector<Wanted> all;
+  int64_t numbers = 0;
+  for (const auto& [i, o] : wanted) {
+    core::parse_basis_choice(o.basis);  // refuses an unknown name
+    int64_t more = 0;
+    for (const char* name : {"q/weight", "k/weight", "v/weight", "out/weight"})
+      more += w.shape(attention_path(i) + name).numel();
+    if (all.empty() || (numbers += more) > (int64_t{1} << 27)) all.emplace_back(), numbers = more;
+    all.back()[i] = o;
+  }
+  return all;
 }
 
 void write_layer(const Weights& from, Weights& to, const std::string& path, const LayerBasis& b) {
@@ -179,8 +215,6 @@ AttentionWeights dense_layer(const Weights& w, const std::string& path, const Pr
           get("out/weight")};
 }
 
-std::string attention_path(int64_t layer) { return fmt::format("layers/{}/attention/", layer); }
-
 }  // namespace
 
 bool has_bd(const ModelConfig& c) {
@@ -193,7 +227,7 @@ Regauged to_bd(const Model& dense, const RegaugeOptions& o) {
   Weights from(dense);
   ModelConfig c = dense.config();
   Widths dh(c);
-  std::map<int64_t, ProjectorConfig> wanted = o.layers;
+  Wanted wanted = o.layers;
   const ProjectorConfig usual{.type = "bd", .basis = o.basis, .qk = o.qk, .vo = o.vo};
   if (o.layers.empty()) {
     for (int64_t i = 0; i < c.n_layer; ++i) wanted[i] = usual;
@@ -202,9 +236,7 @@ Regauged to_bd(const Model& dense, const RegaugeOptions& o) {
   for (const auto& [i, p] : wanted) c.layers.try_emplace(i, c.attention).first->second.projector = p;
   models::make_model(c);  // refuses what cannot be
   std::vector<LayerBasis> bases(static_cast<size_t>(c.n_layer));
-  for_each_layer(c.n_layer, [&](int64_t i) {
-    if (wanted.contains(i)) bases[size_t(i)] = factor_layer(from, attention_path(i), dh, wanted.at(i));
-  });
+  for (const Wanted& batch : batches(wanted, from)) factor_layers(from, batch, dh, o.device, bases);
   for (const auto& [i, p] : wanted) {
     c.layers.at(i).projector = bases[size_t(i)].projector;
     if (o.layers.empty() && !dense.config().layers.contains(i) && bases[size_t(i)].projector == usual)

@@ -16,6 +16,7 @@ struct RegaugeOptions {
   bool qk = true, vo = true;
   std::map<int64_t, configs::ProjectorConfig> layers;  // only these, each by its own basis, qk and vo; empty: all
   bool report = true;                                  // condition and errors of each head
+  core::Device device = core::cpu;                     // where the rows are chosen and the factors computed
 };
 
 struct Regauged {

@@ -24,6 +24,7 @@ class Weights {
   core::Tensor get(const std::string& path) const {
     return parameters_.at(path).var.value().to(core::cpu).to(core::DType::f64).contiguous();
   }
+  const core::Shape& shape(const std::string& path) const { return parameters_.at(path).var.shape(); }
   void set(const std::string& path, const core::Tensor& value) {
     models::Var& var = parameters_.at(path).var;
     var.set_value(value.view(var.shape()).to(var.dtype()));

@@ -13,6 +13,7 @@ struct KernelTime {
   std::string name;    // demangled; "copy" and "fill" for the driver's own
   double seconds = 0;  // of all its launches
   int64_t launches = 0;
+  double idle = 0;  // seconds before its launches in which nothing ran
 };
 
 // Runs `work`, waits for the device, and says what ran, longest first. Measuring slows the host, not the kernels.

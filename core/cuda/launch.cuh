@@ -34,6 +34,14 @@ void launch(void (*kernel)(Params...), Device device, int64_t blocks, int thread
   launch_shared(kernel, device, dim3(unsigned(blocks)), threads, 0, std::forward<Args>(args)...);
 }
 
+// Blocks that a device of 132 multiprocessors runs at once.
+template <class... Params>
+int64_t resident_blocks(void (*kernel)(Params...), int threads) {
+  int each = 0;
+  CUDA_CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&each, kernel, threads, 0));
+  return 132 * std::max(1, each);
+}
+
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Blocks of a grid-stride loop over n items: enough to fill the device, no more.

@@ -25,9 +25,14 @@ void check(CUptiResult status) {
   throw Error({.where = "cupti", .got = text, .remedy = "profiling may need other rights on this machine"});
 }
 
+struct Launch {
+  std::string name;
+  uint64_t begin, end;  // nanoseconds
+};
+
 std::mutex mutex;
-std::map<std::string, KernelTime>& totals() {
-  static auto* all = new std::map<std::string, KernelTime>;  // leaked: CUPTI may call back at exit
+std::vector<Launch>& launches() {
+  static auto* all = new std::vector<Launch>;  // leaked: CUPTI may call back at exit
   return *all;
 }
 
@@ -37,24 +42,19 @@ void CUPTIAPI give_buffer(uint8_t** buffer, size_t* size, size_t* most_records) 
   *most_records = 0;  // as many as fit
 }
 
-void add(const char* name, uint64_t begin, uint64_t end) {
-  KernelTime& t = totals()[name];
-  t.seconds += double(end - begin) * 1e-9, ++t.launches;
-}
-
 void CUPTIAPI take_buffer(CUcontext, uint32_t, uint8_t* buffer, size_t, size_t valid) {
   std::lock_guard lock(mutex);
   CUpti_Activity* record = nullptr;
   while (cuptiActivityGetNextRecord(buffer, valid, &record) == CUPTI_SUCCESS) {
     if (record->kind == CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL) {
       auto* k = reinterpret_cast<CUpti_ActivityKernel10*>(record);
-      add(k->name, k->start, k->end);
+      launches().push_back({k->name, k->start, k->end});
     } else if (record->kind == CUPTI_ACTIVITY_KIND_MEMCPY) {
       auto* k = reinterpret_cast<CUpti_ActivityMemcpy6*>(record);
-      add("copy", k->start, k->end);
+      launches().push_back({"copy", k->start, k->end});
     } else if (record->kind == CUPTI_ACTIVITY_KIND_MEMSET) {
       auto* k = reinterpret_cast<CUpti_ActivityMemset4*>(record);
-      add("fill", k->start, k->end);
+      launches().push_back({"fill", k->start, k->end});
     }
   }
   std::free(buffer);
@@ -72,15 +72,24 @@ std::vector<KernelTime> profile(Device device, const std::function<void()>& work
   static const bool registered = (check(cuptiActivityRegisterCallbacks(give_buffer, take_buffer)), true);
   (void)registered;
   synchronize(device);
-  totals().clear();
+  launches().clear();
   for (CUpti_ActivityKind k : kinds) check(cuptiActivityEnable(k));
   work();
   synchronize(device);
   check(cuptiActivityFlushAll(0));
   for (CUpti_ActivityKind k : kinds) check(cuptiActivityDisable(k));
   std::lock_guard lock(mutex);
+  std::sort(launches().begin(), launches().end(), [](const auto& a, const auto& b) { return a.begin < b.begin; });
+  std::map<std::string, KernelTime> totals;
+  uint64_t busy = launches().empty() ? 0 : launches().front().begin;  // until then
+  for (const Launch& l : launches()) {
+    KernelTime& t = totals[l.name];
+    t.seconds += double(l.end - l.begin) * 1e-9, ++t.launches;
+    if (l.begin > busy) t.idle += double(l.begin - busy) * 1e-9;
+    busy = std::max(busy, l.end);
+  }
   std::vector<KernelTime> times;
-  for (auto& [name, time] : totals()) times.push_back({demangled(name), time.seconds, time.launches});
+  for (auto& [name, time] : totals) times.push_back({demangled(name), time.seconds, time.launches, time.idle});
   std::sort(times.begin(), times.end(), [](const auto& a, const auto& b) { return a.seconds > b.seconds; });
   return times;
 }

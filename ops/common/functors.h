@@ -8,6 +8,18 @@
 
 namespace basis::ops {
 
+// What the functors with a parameter compute with: this, or on a GPU what its hardware has for 16-bit tensors.
+struct Precise {
+  template <class T>
+  BASIS_HOST_DEVICE static T exp(T x) {
+    return fast_exp(x);
+  }
+  template <class T>
+  BASIS_HOST_DEVICE static T ratio(T x, T y) {
+    return x / y;
+  }
+};
+
 // y = f(x): value(x), and slope(x) = f'(x).
 struct Tanh {
   template <class T>
@@ -22,21 +34,24 @@ struct Tanh {
 };
 
 // x sigmoid(x)
-struct Silu {
+template <class Math>
+struct SiluBy {
   template <class T>
   BASIS_HOST_DEVICE static T value(T x) {
-    return x / (1 + fast_exp(-x));
+    return Math::ratio(x, 1 + Math::exp(-x));
   }
   template <class T>
   BASIS_HOST_DEVICE static T slope(T x) {
-    T s = 1 / (1 + fast_exp(-x));
+    T s = Math::ratio(T(1), 1 + Math::exp(-x));
     return s * (1 + x * (1 - s));
   }
 };
+using Silu = SiluBy<Precise>;
 
 // x/2 (1 + tanh(u)) with u = sqrt(2/pi) (x + 0.044715 x^3): GPT-2's GELU (Hendrycks & Gimpel, arXiv 1606.08415), in
 // the equal form x sigmoid(2u), which takes one exponential.
-struct GeluTanh {
+template <class Math>
+struct GeluTanhBy {
   template <class T>
   BASIS_HOST_DEVICE static T value(T x) {
     return x * gate(x);
@@ -50,9 +65,10 @@ struct GeluTanh {
  private:
   template <class T>
   BASIS_HOST_DEVICE static T gate(T x) {
-    return 1 / (1 + fast_exp(T(-1.5957691216057308) * (x + T(0.044715) * x * x * x)));
+    return Math::ratio(T(1), 1 + Math::exp(T(-1.5957691216057308) * (x + T(0.044715) * x * x * x)));
   }
 };
+using GeluTanh = GeluTanhBy<Precise>;
 
 // x Phi(x), with the normal distribution function Phi (BERT's GELU)
 struct GeluErf {

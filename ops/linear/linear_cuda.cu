@@ -1,6 +1,5 @@
 // Column sums of [n, c] in a fixed order. Memory-bound: every element is read once, 16 bytes a lane where the addresses
-// allow it. A block owns 32 vectors of columns and a slice of the rows; its warps take every so-manieth row and are
-// added in order, into one row of partial sums. The same kernel then adds up the partial rows.
+// allow it. A thread owns a vector of columns and a slice of the rows; a second kernel adds up the slices.
 #include "core/cuda/launch.cuh"
 #include "ops/linear/linear.h"
 
@@ -8,9 +7,7 @@ namespace basis::ops {
 namespace {
 
 using namespace core;
-constexpr int kWarps = 8;
-constexpr int64_t kRowsOfBlock = 128;  // at least, so that a block reads 32 vectors of each
-
+constexpr int kMostThreads = 256, kWarps = 32;
 constexpr size_t kMost = 3;  // tensors of a launch
 
 template <class T, class Out>
@@ -19,49 +16,64 @@ struct Columns {
   Out* out[kMost];
 };
 
-template <int W, class T, class Out>
-__global__ void __launch_bounds__(32 * kWarps) sum_kernel(Columns<T, Out> columns, int64_t n, int64_t c, int64_t rows) {
+// out [gridDim.y, c]: of each slice of rows.
+template <int W, class T>
+__global__ void __launch_bounds__(kMostThreads)
+    slices_kernel(Columns<T, Accumulator<T>> columns, int64_t n, int64_t c, int64_t rows) {
   using A = Accumulator<T>;
-  __shared__ A partial[kWarps][32 * W + 1];
   const T* x = columns.x[blockIdx.z];
-  Out* out = columns.out[blockIdx.z];
-  int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  int64_t first = int64_t(blockIdx.x) * 32 * W, j = first + lane * W;
+  int64_t j = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) * W;
   int64_t begin = blockIdx.y * rows, end = begin + rows < n ? begin + rows : n;
+  if (j >= c) return;
   A sum[W] = {};
+#pragma unroll 8
+  for (int64_t i = begin; i < end; ++i) {
+    Vec<T, W> v = load_vec<W>(x + i * c + j);
+#pragma unroll
+    for (int k = 0; k < W; ++k) sum[k] += widen(v.v[k]);
+  }
+  A* out = columns.out[blockIdx.z] + blockIdx.y * c + j;
+#pragma unroll
+  for (int k = 0; k < W; ++k) out[k] = sum[k];
+}
+
+// A block takes 32 columns; its warps take every so-manieth row and are added in order.
+template <class T, class Out>
+__global__ void __launch_bounds__(32 * kWarps) sum_kernel(Columns<T, Out> columns, int64_t n, int64_t c) {
+  using A = Accumulator<T>;
+  __shared__ A partial[kWarps][33];
+  int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  int64_t j = int64_t(blockIdx.x) * 32 + lane;
+  const T* x = columns.x[blockIdx.z];
+  A sum = 0;
   if (j < c) {
-#pragma unroll 4
-    for (int64_t i = begin + warp; i < end; i += kWarps) {
-      Vec<T, W> v = load_vec<W>(x + i * c + j);
-#pragma unroll
-      for (int k = 0; k < W; ++k) sum[k] += widen(v.v[k]);
-    }
+#pragma unroll 8
+    for (int64_t i = warp; i < n; i += kWarps) sum += widen(x[i * c + j]);
   }
-#pragma unroll
-  for (int k = 0; k < W; ++k) partial[warp][lane * W + k] = sum[k];
+  partial[warp][lane] = sum;
   __syncthreads();
-  for (int k = threadIdx.x; k < 32 * W && first + k < c; k += 32 * kWarps) {
-    A total = 0;
-    for (int w = 0; w < kWarps; ++w) total += partial[w][k];
-    out[blockIdx.y * c + first + k] = device_convert<Out>(total);
-  }
+  A total = warp_reduce<Sum>(partial[lane][warp]);
+  j = int64_t(blockIdx.x) * 32 + warp;
+  if (lane == 0 && j < c) columns.out[blockIdx.z][j] = device_convert<Out>(total);
 }
 
 template <class T, class Out>
-void sum_rows(Device device, const Columns<T, Out>& columns, size_t count, int64_t n, int64_t c, int64_t slices) {
-  bool wide = aligned16<T>(c, {columns.x[0], columns.x[count > 1], columns.x[count - 1]});
-  int64_t width = 32 * (wide ? kVecWidth<T> : 1);
-  auto kernel = wide ? sum_kernel<kVecWidth<T>, T, Out> : sum_kernel<1, T, Out>;
-  launch_shared(kernel, device, dim3(unsigned(ceil_div(c, width)), unsigned(slices), unsigned(count)), 32 * kWarps, 0,
-                columns, n, c, ceil_div(n, slices));
+void add_rows(Device device, const Columns<T, Out>& columns, size_t count, int64_t n, int64_t c) {
+  launch_shared(sum_kernel<T, Out>, device, dim3(unsigned(ceil_div(c, 32)), 1, unsigned(count)), 32 * kWarps, 0,
+                columns, n, c);
 }
 
-// Of `count` tensors: a first launch sums slices of rows, a second one the slices.
+// Of `count` tensors: one launch where they are short, as partial sums are; else a first one for slices of rows.
 template <class T, class Out>
 void sum_columns(Device device, const Columns<T, Out>& columns, size_t count, int64_t n, int64_t c) {
   using A = Accumulator<T>;
-  int64_t slices = std::min<int64_t>(256, ceil_div(n, kRowsOfBlock));
-  if (slices <= 1) return sum_rows(device, columns, count, n, c, 1);
+  if (n <= 1024) return add_rows(device, columns, count, n, c);
+  bool wide = aligned16<T>(c, {columns.x[0], columns.x[count > 1], columns.x[count - 1]});
+  auto kernel = wide ? slices_kernel<kVecWidth<T>, T> : slices_kernel<1, T>;
+  int64_t vectors = wide ? c / kVecWidth<T> : c, tiles = ceil_div(vectors, kMostThreads);
+  int threads = int(ceil_div(ceil_div(vectors, tiles), 32) * 32);
+  int64_t rows = ceil_div(n, std::clamp<int64_t>(resident_blocks(kernel, threads) / (tiles * int64_t(count)), 1, 1024));
+  int64_t slices = ceil_div(n, rows);
   Tensor partial = Tensor::empty({int64_t(count), slices, c}, dtype_of<A>(), device);
   Columns<T, A> first{};
   Columns<A, Out> second{};
@@ -70,8 +82,9 @@ void sum_columns(Device device, const Columns<T, Out>& columns, size_t count, in
     first.x[i] = columns.x[i], first.out[i] = mine;
     second.x[i] = mine, second.out[i] = columns.out[i];
   }
-  sum_rows(device, first, count, n, c, slices);
-  sum_rows(device, second, count, slices, c, 1);
+  launch_shared(kernel, device, dim3(unsigned(tiles), unsigned(slices), unsigned(count)), threads, 0, first, n, c,
+                rows);
+  add_rows(device, second, count, slices, c);
 }
 
 template <class T>

@@ -1,7 +1,8 @@
 // One block a row. Memory-bound: the row is read once and its gradient written over it once, 4 bytes a logit in 16
 // bits; in between it lies in shared memory where it fits (two blocks of 50,304 16-bit logits on a multiprocessor),
-// else the later passes hope for the cache. 16-bit logits use the hardware's exponential: its error is far below their
-// rounding. Targets are not range-checked.
+// else the later passes hope for the cache. What else a logit costs counts too: the largest one and the sum are found
+// in one pass, and while a block waits and computes, the row of a later block is already on its way to the L2 cache.
+// 16-bit logits use the hardware's exponential: its error is far below their rounding. Targets are not range-checked.
 #include "core/cuda/launch.cuh"
 #include "ops/linear_cross_entropy/linear_cross_entropy.h"
 
@@ -11,6 +12,12 @@ namespace {
 using namespace core;
 constexpr size_t kShared = 224 * 1024;  // bytes a block may have on Hopper, less what reductions take
 
+__device__ __forceinline__ float exp2_approximate(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 template <class T, class A>
 __device__ __forceinline__ A exp_of(A x) {
   if constexpr (sizeof(T) == 2)
@@ -19,14 +26,93 @@ __device__ __forceinline__ A exp_of(A x) {
     return exp(x);
 }
 
-// `staged`: the row lies in shared memory between its passes.
-template <int Threads, int W, bool Staged, class T>
+// exp(x - shift), the shift in the form that shift_of gives it.
+template <class T, class A>
+__device__ __forceinline__ A shift_of(A x) {
+  return sizeof(T) == 2 ? x * A(1.4426950408889634) : x;
+}
+template <class T, class A>
+__device__ __forceinline__ A exp_minus(A x, A shift) {
+  if constexpr (sizeof(T) == 2)
+    return exp2_approximate(fmaf(x, 1.4426950408889634f, -shift));
+  else
+    return exp(x - shift);
+}
+
+// The row on its way to the L2 cache, a piece a thread.
+template <class T>
+__device__ __forceinline__ void prefetch(const T* row, int64_t v, int threads) {
+  constexpr int64_t kLine = 128 / int(sizeof(T));
+  for (int64_t j = threadIdx.x * kLine; j < v; j += threads * kLine)
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(row + j));
+}
+
+// The gradient of a row that fits in shared memory.
+template <int Threads, int W, class T>
+__global__ void __launch_bounds__(Threads, 1024 / Threads)
+    staged_kernel(T* logits, const int32_t* targets, int32_t ignore, Accumulator<T>* loss, int64_t v, int64_t stride,
+                  int64_t ahead) {
+  using A = Accumulator<T>;
+  constexpr int kAtOnce = 4;
+  extern __shared__ double memory[];
+  T *row = logits + blockIdx.x * stride, *z = reinterpret_cast<T*>(memory);
+  int vectors = int(v / W), rest = vectors * W;
+  if (blockIdx.x + ahead < gridDim.x) prefetch(row + ahead * stride, v, Threads);
+  A top = -A(INFINITY), sum = 0;  // of exp(logit - top), of this thread's logits
+  auto add = [&](const T* x, int count) {
+    A m = top;
+    for (int k = 0; k < count; ++k) m = fmax(m, widen(x[k]));  // a NaN shows in the sum
+    if (m == -A(INFINITY)) return;
+    A shift = shift_of<T>(m);
+    sum *= exp_minus<T>(top, shift);
+    for (int k = 0; k < count; ++k) sum += exp_minus<T>(widen(x[k]), shift);
+    top = m;
+  };
+  for (int first = threadIdx.x; first < vectors; first += Threads * kAtOnce) {
+    Vec<T, W> x[kAtOnce];
+#pragma unroll
+    for (int k = 0; k < kAtOnce; ++k)
+      if (first + k * Threads < vectors) x[k] = load_vec<W>(row + int64_t(first + k * Threads) * W);
+#pragma unroll
+    for (int k = 0; k < kAtOnce; ++k)
+      if (first + k * Threads < vectors) {
+        store_vec(z + (first + k * Threads) * W, x[k]);
+        add(x[k].v, W);
+      }
+  }
+  for (int j = rest + int(threadIdx.x); j < v; j += Threads) add(&(z[j] = row[j]), 1);
+  A all = block_reduce<Max, Threads>(top);
+  if (sum != 0) sum *= exp_minus<T>(top, shift_of<T>(all));
+  A log_sum = all + log(block_reduce<Sum, Threads>(sum));
+  int target = targets[blockIdx.x];
+  bool ignored = target == ignore;
+  if (threadIdx.x == 0) loss[blockIdx.x] = ignored ? A(0) : log_sum - widen(z[target]);
+  A shift = shift_of<T>(log_sum), whole = ignored ? A(0) : A(1);
+  int special = target / W;
+  for (int i = threadIdx.x; i < vectors; i += Threads) {
+    Vec<T, W> x = load_vec<W>(z + i * W);  // a thread reads back only what it wrote itself
+#pragma unroll
+    for (int k = 0; k < W; ++k) {
+      A p = ignored ? A(0) : exp_minus<T>(widen(x.v[k]), shift);
+      if (i == special && k == target % W) p -= whole;
+      x.v[k] = device_convert<T>(p);
+    }
+    store_vec(row + int64_t(i) * W, x);
+  }
+  for (int j = rest + int(threadIdx.x); j < v; j += Threads) {
+    A p = ignored ? A(0) : exp_minus<T>(widen(z[j]), shift);
+    row[j] = device_convert<T>(j == target ? p - whole : p);
+  }
+  for (int64_t j = v + threadIdx.x; j < stride; j += Threads) row[j] = device_convert<T>(0.0f);
+}
+
+// `hits`, or a row that does not fit.
+template <int Threads, int W, class T>
 __global__ void __launch_bounds__(Threads)
     chunk_kernel(T* logits, const int32_t* targets, int32_t ignore, bool gradient, Accumulator<T>* loss,
                  Accumulator<T>* hits, int64_t v, int64_t stride) {
   using A = Accumulator<T>;
-  extern __shared__ double memory[];
-  T *row = logits + blockIdx.x * stride, *z = Staged ? reinterpret_cast<T*>(memory) : row;
+  T* row = logits + blockIdx.x * stride;
   int32_t target = targets[blockIdx.x];
   bool ignored = target == ignore;
   A at = ignored ? A(0) : widen(row[target]);  // before the row is overwritten
@@ -40,23 +126,18 @@ __global__ void __launch_bounds__(Threads)
 #pragma unroll 4
   for (int64_t i = threadIdx.x; i < vectors; i += Threads) {
     Vec<T, W> x = load_vec<W>(row + i * W);
-    if constexpr (Staged) store_vec(z + i * W, x);
 #pragma unroll
     for (int k = 0; k < W; ++k) look(i * W + k, x.v[k]);
   }
-  for (int64_t j = vectors * W + threadIdx.x; j < v; j += Threads) {
-    T x = row[j];
-    if constexpr (Staged) z[j] = x;
-    look(j, x);
-  }
+  for (int64_t j = vectors * W + threadIdx.x; j < v; j += Threads) look(j, row[j]);
   top = block_reduce<Max, Threads>(top);  // a thread reads back only what it wrote itself
   A sum = 0;
   for (int64_t i = threadIdx.x; i < vectors; i += Threads) {
-    Vec<T, W> x = load_vec<W>(z + i * W);
+    Vec<T, W> x = load_vec<W>(row + i * W);
 #pragma unroll
     for (int k = 0; k < W; ++k) sum += exp_of<T>(widen(x.v[k]) - top);
   }
-  for (int64_t j = vectors * W + threadIdx.x; j < v; j += Threads) sum += exp_of<T>(widen(z[j]) - top);
+  for (int64_t j = vectors * W + threadIdx.x; j < v; j += Threads) sum += exp_of<T>(widen(row[j]) - top);
   if (top == -A(INFINITY)) sum = 0;
   A log_sum = top + log(block_reduce<Sum, Threads>(sum));
   if (hits) beaten = block_reduce<Max, Threads>(beaten);
@@ -70,36 +151,46 @@ __global__ void __launch_bounds__(Threads)
     return device_convert<T>(p);
   };
   for (int64_t i = threadIdx.x; i < vectors; i += Threads) {
-    Vec<T, W> x = load_vec<W>(z + i * W);
+    Vec<T, W> x = load_vec<W>(row + i * W);
 #pragma unroll
     for (int k = 0; k < W; ++k) x.v[k] = slope(i * W + k, x.v[k]);
     store_vec(row + i * W, x);
   }
-  for (int64_t j = vectors * W + threadIdx.x; j < v; j += Threads) row[j] = slope(j, z[j]);
+  for (int64_t j = vectors * W + threadIdx.x; j < v; j += Threads) row[j] = slope(j, row[j]);
   for (int64_t j = v + threadIdx.x; j < stride; j += Threads) row[j] = device_convert<T>(0.0f);
 }
 
-template <int Threads, bool Staged, class T>
+template <int Threads, class T>
 void run(const Tensor& logits, const Tensor& targets, int32_t ignore, bool gradient, const Tensor& loss,
          const Tensor& hits) {
   using A = Accumulator<T>;
   int64_t v = logits.size(1), stride = logits.stride(0);
   bool wide = aligned16<T>(stride, {logits.data<T>()});
-  auto kernel = wide ? chunk_kernel<Threads, kVecWidth<T>, Staged, T> : chunk_kernel<Threads, 1, Staged, T>;
-  launch_shared(kernel, logits.device(), dim3(unsigned(logits.size(0))), Threads, Staged ? size_t(v) * sizeof(T) : 0,
-                logits.data<T>(), targets.data<int32_t>(), ignore, gradient, loss.data<A>(),
-                hits ? hits.data<A>() : nullptr, v, stride);
+  auto kernel = wide ? chunk_kernel<Threads, kVecWidth<T>, T> : chunk_kernel<Threads, 1, T>;
+  launch(kernel, logits.device(), logits.size(0), Threads, logits.data<T>(), targets.data<int32_t>(), ignore, gradient,
+         loss.data<A>(), hits ? hits.data<A>() : nullptr, v, stride);
+}
+
+template <class T>
+void run_staged(const Tensor& logits, const Tensor& targets, int32_t ignore, const Tensor& loss) {
+  using A = Accumulator<T>;
+  constexpr int kThreads = 512;
+  int64_t v = logits.size(1), stride = logits.stride(0);
+  size_t bytes = size_t(v) * sizeof(T);
+  bool wide = aligned16<T>(stride, {logits.data<T>()});
+  auto kernel = wide ? staged_kernel<kThreads, kVecWidth<T>, T> : staged_kernel<kThreads, 1, T>;
+  int64_t resident = 132 * (bytes > kShared / 2 ? 1 : 2);
+  launch_shared(kernel, logits.device(), dim3(unsigned(logits.size(0))), kThreads, bytes, logits.data<T>(),
+                targets.data<int32_t>(), ignore, loss.data<A>(), v, stride, resident);
 }
 
 template <class T>
 void chunk(const Tensor& logits, const Tensor& targets, int32_t ignore, bool gradient, const Tensor& loss,
            const Tensor& hits) {
   int64_t v = logits.size(1);
-  bool staged = gradient && v > 4096 && size_t(v) * sizeof(T) <= kShared;
-  auto f = staged                    ? run<512, true, T>
-           : v <= 32 * kVecWidth<T>  ? run<32, false, T>
-           : v <= 128 * kVecWidth<T> ? run<128, false, T>
-                                     : run<512, false, T>;
+  if (gradient && !hits && v > 4096 && size_t(v) * sizeof(T) <= kShared)
+    return run_staged<T>(logits, targets, ignore, loss);
+  auto f = v <= 32 * kVecWidth<T> ? run<32, T> : v <= 128 * kVecWidth<T> ? run<128, T> : run<512, T>;
   f(logits, targets, ignore, gradient, loss, hits);
 }
 

@@ -1,4 +1,3 @@
-#include "ops/common/functors.h"
 #include "ops/common/map_cuda.cuh"
 #include "ops/pointwise/pointwise.h"
 
@@ -18,16 +17,16 @@ void slope_of(const Tensor& x, const Tensor& dy, const Tensor& dx) {
 
 template <class T>
 void unary(Unary kind, const Tensor& x, const Tensor& y) {
-  if (kind == Unary::gelu_tanh) return value_of<T, GeluTanh>(x, y);
+  if (kind == Unary::gelu_tanh) return value_of<T, GeluTanhBy<MathOf<T>>>(x, y);
   if (kind == Unary::gelu_erf) return value_of<T, GeluErf>(x, y);
-  if (kind == Unary::silu) return value_of<T, Silu>(x, y);
+  if (kind == Unary::silu) return value_of<T, SiluBy<MathOf<T>>>(x, y);
   value_of<T, Tanh>(x, y);
 }
 template <class T>
 void unary_slope(Unary kind, const Tensor& x, const Tensor& dy, const Tensor& dx) {
-  if (kind == Unary::gelu_tanh) return slope_of<T, GeluTanh>(x, dy, dx);
+  if (kind == Unary::gelu_tanh) return slope_of<T, GeluTanhBy<MathOf<T>>>(x, dy, dx);
   if (kind == Unary::gelu_erf) return slope_of<T, GeluErf>(x, dy, dx);
-  if (kind == Unary::silu) return slope_of<T, Silu>(x, dy, dx);
+  if (kind == Unary::silu) return slope_of<T, SiluBy<MathOf<T>>>(x, dy, dx);
   slope_of<T, Tanh>(x, dy, dx);
 }
 
@@ -51,15 +50,15 @@ void scale_cuda(double factor, const Tensor& x, const Tensor& y) {
 template <class T>
 void swiglu_cuda(const Tensor& gate, const Tensor& up, const Tensor& y) {
   using A = Accumulator<T>;
-  map<T>({gate, up}, {y}, [] __device__(const A* a, A* b) { b[0] = Silu::value(a[0]) * a[1]; });
+  map<T>({gate, up}, {y}, [] __device__(const A* a, A* b) { b[0] = SiluBy<MathOf<T>>::value(a[0]) * a[1]; });
 }
 template <class T>
 void swiglu_backward_cuda(const Tensor& gate, const Tensor& up, const Tensor& dy, const Tensor& dgate,
                           const Tensor& dup) {
   using A = Accumulator<T>;
   map<T>({gate, up, dy}, {dgate, dup}, [] __device__(const A* a, A* b) {
-    b[0] = a[2] * a[1] * Silu::slope(a[0]);
-    b[1] = a[2] * Silu::value(a[0]);
+    b[0] = a[2] * a[1] * SiluBy<MathOf<T>>::slope(a[0]);
+    b[1] = a[2] * SiluBy<MathOf<T>>::value(a[0]);
   });
 }
 

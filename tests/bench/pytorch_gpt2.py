@@ -42,7 +42,7 @@ def run_basis(model, bd, batch):
     print(f"  basis    {row['ms']:8.2f} ms  {row['tokens_per_s']:9.0f} tok/s  {row['tflops']:6.1f} TFLOP/s  "
           f"peak {row['peak_mib']:7.0f} MiB  {row['parameters']} parameters")
     for kind, k in sorted(row.get("kernels", {}).get("kinds", {}).items(), key=lambda i: -i[1]["ms"]):
-        print(f"    {k['ms']:8.3f} ms {k['launches']:5d} launches  {kind}")
+        print(f"    {k['ms']:8.3f} ms {k['launches']:5d} launches  {k.get('idle_ms', 0):6.3f} ms idle before  {kind}")
     return row
 
 

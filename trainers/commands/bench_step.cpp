@@ -49,10 +49,10 @@ const std::vector<Kind>& kinds() {
       {"matrix products", {"gemm", "nvjet", "cutlass", "xmma", "splitK", "cublas"}},
       {"optimizer", {"basis::trainers"}},
       {"normalisation", {"ops::norm::"}},
-      {"cross-entropy", {"chunk_kernel", "scale_kernel"}},
+      {"cross-entropy", {"chunk_kernel", "staged_kernel", "scale_kernel"}},
       {"embedding", {"token_kernel", "table_kernel", "position_kernel", "count_kernel", "cub::"}},
       {"pointwise", {"map_kernel", "value_kernel", "slope_kernel", "drop_kernel", "rope"}},
-      {"bias gradients", {"ops::(anonymous namespace)::sum_kernel"}},
+      {"bias gradients", {"ops::(anonymous namespace)::sum_kernel", "slices_kernel"}},
       {"sums, casts, copies", {"basis::core", "copy", "fill"}},
   };
   return all;
@@ -60,12 +60,13 @@ const std::vector<Kind>& kinds() {
 
 Json by_kind(const std::vector<core::KernelTime>& kernels) {
   Json result = Json::object(), names = Json::array();
-  double sum = 0;
+  double sum = 0, idle = 0;
   int64_t launches = 0;
   auto add = [&](const std::string& kind, const core::KernelTime& k) {
     Json& entry = result[kind];
     entry["ms"] = (entry.is_object() ? entry.value("ms", 0.0) : 0.0) + k.seconds * 1e3;
     entry["launches"] = entry.value("launches", int64_t{0}) + k.launches;
+    entry["idle_ms"] = entry.value("idle_ms", 0.0) + k.idle * 1e3;
   };
   for (const core::KernelTime& k : kernels) {
     std::string kind = "others";
@@ -77,10 +78,14 @@ Json by_kind(const std::vector<core::KernelTime>& kernels) {
       break;
     }
     add(kind, k);
-    sum += k.seconds, launches += k.launches;
-    names.push_back({{"kind", kind}, {"name", k.name}, {"ms", k.seconds * 1e3}, {"launches", k.launches}});
+    sum += k.seconds, launches += k.launches, idle += k.idle;
+    names.push_back({{"kind", kind},
+                     {"name", k.name},
+                     {"ms", k.seconds * 1e3},
+                     {"launches", k.launches},
+                     {"idle_ms", k.idle * 1e3}});
   }
-  return {{"ms", sum * 1e3}, {"launches", launches}, {"kinds", result}, {"names", names}};
+  return {{"ms", sum * 1e3}, {"idle_ms", idle * 1e3}, {"launches", launches}, {"kinds", result}, {"names", names}};
 }
 
 // A model that trains on one batch of random tokens.
@@ -136,9 +141,11 @@ Json bench_step(const StepBench& b, core::Device device) {
   Json kernels;
   for (int i = 0; i < RecordedStep::kWarmUp; ++i) work();
   core::reset_peak(device);
-  if (b.kernels && device.is_cuda() && core::kernel_profiler())
-    kernels = by_kind(core::kernel_profiler()(device, work));
   if (recorded) work = graph_recorder()(device, work);
+  if (b.kernels && device.is_cuda() && core::kernel_profiler()) {
+    work();
+    kernels = by_kind(core::kernel_profiler()(device, work));
+  }
   double seconds = median_seconds(device, b.repeats, work);
   row["ms"] = seconds * 1e3;
   row["tokens_per_s"] = double(step.tokens()) / seconds;
@@ -157,7 +164,9 @@ std::string kernel_lines(const Json& row) {
   if (!row.contains("kernels")) return "";
   const Json& k = row["kernels"];
   double all = k["ms"].get<double>(), step = row["ms"].get<double>();
-  std::string text = fmt::format("  {} kernels take {:.2f} ms:\n", k["launches"].get<int64_t>(), all);
+  std::string text =
+      fmt::format("  {} kernels take {:.2f} ms, with {:.2f} ms between one's end and the next one's begin:\n",
+                  k["launches"].get<int64_t>(), all, k["idle_ms"].get<double>());
   std::vector<std::pair<double, std::string>> lines;
   for (const auto& [kind, entry] : k["kinds"].items())
     lines.emplace_back(entry["ms"].get<double>(),
@@ -165,7 +174,7 @@ std::string kernel_lines(const Json& row) {
                                    100 * entry["ms"].get<double>() / all, entry["launches"].get<int64_t>(), kind));
   std::sort(lines.rbegin(), lines.rend());
   for (const auto& [ms, line] : lines) text += line;
-  return text + fmt::format("  {:>9.3f} ms between them\n", step - all);
+  return text + fmt::format("  {:>9.3f} ms of the step without them\n", step - all);
 }
 
 }  // namespace basis::trainers

@@ -4,6 +4,7 @@
 #include "autograd/registry.h"
 #include "core/basic/basic.h"
 #include "core/gemm/gemm.h"
+#include "ops/bd_linear/bd_weights.h"
 
 namespace basis::ops {
 
@@ -50,6 +51,8 @@ struct BdLinear {
       Tensor rx = rows(dx);
       if (!dy.numel()) {
         core::fill(dx, 0);
+      } else if (is_written_out(ry)) {
+        core::matmul(ry, false, written_out(w, a), false, rx);
       } else if (!fused(bd_fused_backward, ry, w, a, rx)) {
         bd_sum_heads(dy.device().type, dy.dtype(), ry, a, rx);
         core::gemm({.m = ry.size(0),
@@ -107,6 +110,20 @@ struct BdLinear {
   }
 
  private:
+  // dx by one product with [I | C], where the sums over heads, in a pass of their own or in the fused kernel's few
+  // steps, cost more than C saves.
+  static bool is_written_out(const Tensor& dy) {
+    constexpr int64_t kFewColumns = 4096;
+    if (bd_path != BdPath::automatic) return bd_path == BdPath::written_out;
+    return dy.device().is_cuda() && dy.size(1) < kFewColumns && dy.size(0) >= 4 * dy.size(1);
+  }
+  static Tensor written_out(const Tensor& w, const Attrs& a) {  // [n, d]
+    Tensor full = Tensor::empty({w.size(0), w.size(1) + a.head_dim}, w.dtype(), w.device());
+    BdWeightsArguments only{.stored = {Tensor(), w, Tensor()}, .written = {Tensor(), full, Tensor()}};
+    BdWeightsOptions options{a.head_dim, a.slice_at_back ? BdSlice::back : BdSlice::front};
+    bd_weights_kernel(w.device().type, w.dtype(), only, options, false);
+    return full;
+  }
   template <class Table>
   static bool fused(const Table& table, const Tensor& in, const Tensor& w, const Attrs& a, const Tensor& out) {
     bool done = false;

@@ -17,8 +17,9 @@ struct BdOptions {
 Var bd_linear(const Var& x, const Var& weight, const BdOptions& options);
 
 // How it runs: `fused` is the GPU's own kernel (Hopper, halves, see bd_hopper.h), `gemm` a plain product after the
-// slice was written into its output; `written_out` concerns whole projectors (bd_weights.h). `automatic` takes what is
-// fastest; the others force a path (for benchmarks and tests), and `fused` throws core::Error where it cannot run.
+// slice was written into its output, `written_out` one with [I | C] (of whole projectors, bd_weights.h, and of dx).
+// `automatic` takes what is fastest; the others force a path (for benchmarks and tests), and `fused` throws core::Error
+// where it cannot run.
 enum class BdPath { automatic, gemm, fused, written_out };
 inline constinit BdPath bd_path = BdPath::automatic;
 

@@ -75,7 +75,11 @@ void expect_close(const Result& got, const Result& want, double tolerance, const
 
 TEST(BdLinear, EqualsThePlainProjectionOfItsDenseWeight) {
   for (Problem p : {Problem{7, 12, 3, 4, false}, {7, 12, 3, 4, true}, {33, 80, 5, 16, true}, {1, 2, 1, 1, false}})
-    expect_close(actual(p, DType::f64, core::cpu), expected(p, DType::f64), 1e-13, "f64");
+    for (BdPath path : {BdPath::automatic, BdPath::written_out}) {
+      bd_path = path;
+      expect_close(actual(p, DType::f64, core::cpu), expected(p, DType::f64), 1e-13, "f64");
+    }
+  bd_path = BdPath::automatic;
 }
 
 TEST(BdLinear, ForcingAMissingPathIsAnError) {
@@ -94,7 +98,7 @@ TEST(BdLinear, EveryCudaPathAgrees) {
     for (DType dtype : {DType::bf16, DType::f16}) {
       Result want = expected(p, dtype);
       std::string what = std::string(name_of(dtype)) + ", d " + std::to_string(p.d);
-      for (BdPath path : {BdPath::automatic, BdPath::gemm}) {
+      for (BdPath path : {BdPath::automatic, BdPath::gemm, BdPath::written_out}) {
         bd_path = path;
         expect_close(actual(p, dtype, core::cuda()), want, 1.5 * core::epsilon(dtype), what);
       }

@@ -145,6 +145,10 @@ void add_bench_command(CLI::App& app, int& exit_code) {
   command->add_option("--set", o->overrides, "step: key.path=value over the file");
   command->add_option("--lengths", o->conv.lengths, "conv: tokens, several")->check(CLI::PositiveNumber);
   command->add_option("--segments", o->conv.segments, "conv: k, several")->check(CLI::PositiveNumber);
+  command->add_option("--low-rank", o->conv.ranks, "conv: low-rank attention of so many features beside, several")
+      ->check(CLI::PositiveNumber);
+  command->add_option("--blocks", o->conv.blocks,
+                      "conv: low-rank attention also under shifted blocks of so many tokens");
   command->add_option("--tile", o->conv.tile, "conv: positions of a tile, a power of two; 0: chosen");
   command->add_option("--window", o->conv.window, "conv: width scored exactly near the diagonal");
   command->add_option("--fused-up-to", o->conv.fused_up_to, "conv: longest sequence for fused attention; 0: all");

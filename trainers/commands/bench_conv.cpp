@@ -4,11 +4,14 @@
 
 #include <cmath>
 #include <fstream>
+#include <functional>
 #include <nlohmann/json.hpp>
 
 #include "core/arena.h"
+#include "ops/attention_features/attention_features.h"
 #include "ops/conv_basis/conv_basis.h"
 #include "ops/fused_attention/fused_attention.h"
+#include "ops/low_rank_attention/low_rank_attention.h"
 #include "trainers/commands/bench_timing.h"
 #include "trainers/run/svg_axis.h"
 
@@ -34,8 +37,35 @@ double exponent(const std::vector<std::pair<double, double>>& points) {
 
 struct Series {
   std::string name;
+  int64_t k = 0, rank = 0, blocks = 0;  // conv-basis, low rank, or neither: fused
   std::vector<std::pair<double, double>> forward, both;
 };
+
+// A call to be timed, and the tensors that it is differentiated by.
+struct Call {
+  std::vector<Var> inputs;
+  std::function<Var()> run;
+};
+
+Call call_of(const Series& s, const ConvBench& o, const core::Shape& shape, core::DType dtype, core::Device device) {
+  Var v = random_var(shape, dtype, device, 3);
+  core::Shape wide = shape;
+  if (s.rank) wide[3] = s.rank;
+  Var q = random_var(wide, dtype, device, 1), k = random_var(wide, dtype, device, 2);
+  if (s.rank) {
+    ops::LowRankOptions low{.causal = !o.full};
+    if (s.blocks) low.mask = ops::shifted_blocks(s.blocks, !o.full, shape[1], shape[1]).to(device);
+    q = Var(ops::attention_features(q, {}).value(), true), k = Var(ops::attention_features(k, {}).value(), true);
+    return {{q, k, v}, [=] { return ops::low_rank_attention(q, k, v, low); }};
+  }
+  if (s.k) {
+    ops::ConvBasisOptions conv;
+    conv.causal = !o.full, conv.tile = o.tile, conv.window = o.window, conv.k = s.k;
+    return {{q, k, v}, [=] { return ops::conv_basis_attention(q, k, v, conv); }};
+  }
+  ops::AttentionOptions fused{.causal = !o.full};
+  return {{q, k, v}, [=] { return ops::fused_attention(q, k, v, fused); }};
+}
 
 std::string plot(const std::vector<Series>& all, const std::string& title) {
   double low_x = 1e300, high_x = 0, low_y = 1e300, high_y = 0;
@@ -84,8 +114,12 @@ void bench_conv(const ConvBench& o, core::Device device, core::DType dtype) {
   if (lengths.empty())
     for (int64_t n = 1024; n <= (device.is_cuda() ? 1048576 : 16384); n *= device.is_cuda() ? 4 : 2)
       lengths.push_back(n);
-  std::vector<Series> all{{"fused", {}, {}}};
-  for (int64_t k : o.segments) all.push_back({fmt::format("conv-basis k={}", k), {}, {}});
+  std::vector<Series> all{{.name = "fused"}};
+  for (int64_t k : o.segments) all.push_back({.name = fmt::format("conv-basis k={}", k), .k = k});
+  for (int64_t r : o.ranks) {
+    all.push_back({.name = fmt::format("low rank r={}", r), .rank = r});
+    if (o.blocks) all.push_back({.name = fmt::format("low rank r={} /{}", r, o.blocks), .rank = r, .blocks = o.blocks});
+  }
   Json rows = Json::array();
   if (!o.json)
     fmt::print(
@@ -95,25 +129,20 @@ void bench_conv(const ConvBench& o, core::Device device, core::DType dtype) {
         "", "forward", "and backward", "peak MiB");
   for (int64_t n : lengths) {
     core::Shape shape{o.batch, n, o.heads, o.head_dim};
-    Var q = random_var(shape, dtype, device, 1), k = random_var(shape, dtype, device, 2),
-        v = random_var(shape, dtype, device, 3);
     for (size_t i = 0; i < all.size(); ++i) {
       if (i == 0 && o.fused_up_to > 0 && n > o.fused_up_to) continue;
-      ops::AttentionOptions fused{.causal = !o.full};
-      ops::ConvBasisOptions conv;
-      conv.causal = !o.full, conv.tile = o.tile, conv.window = o.window;
-      if (i > 0) conv.k = o.segments[i - 1];
+      Call call = call_of(all[i], o, shape, dtype, device);
       core::empty_cache(device);
       size_t before = core::memory_stats(device).in_use;
       core::reset_peak(device);
-      Timing t = time_op(
-          device, o.repeats, {q, k, v},
-          [&] { return i == 0 ? ops::fused_attention(q, k, v, fused) : ops::conv_basis_attention(q, k, v, conv); }, 1);
+      Timing t = time_op(device, o.repeats, call.inputs, call.run, 1);
       double peak = double(core::memory_stats(device).peak - before) / 1048576;
       all[i].forward.emplace_back(double(n), t.forward * 1e3), all[i].both.emplace_back(double(n), t.both * 1e3);
       rows.push_back({{"tokens", n},
                       {"name", all[i].name},
-                      {"k", i ? o.segments[i - 1] : 0},
+                      {"k", all[i].k},
+                      {"rank", all[i].rank},
+                      {"blocks", all[i].blocks},
                       {"forward_ms", t.forward * 1e3},
                       {"forward_backward_ms", t.both * 1e3},
                       {"peak_mib", peak}});

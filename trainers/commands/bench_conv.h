@@ -13,7 +13,9 @@ struct ConvBench {
   std::vector<int64_t> lengths;       // tokens; empty: powers of two that the device does in seconds
   std::vector<int64_t> segments{16};  // k
   int64_t batch = 1, heads = 12, head_dim = 64, repeats = 5, tile = 0, window = 0;
-  int64_t fused_up_to = 0;  // longest sequence that fused attention is timed on; 0: all
+  std::vector<int64_t> ranks;  // of low-rank attention beside, features given; none: not timed
+  int64_t blocks = 0;          // > 0: low-rank attention also under LongLoRA's shifted blocks of so many tokens
+  int64_t fused_up_to = 0;     // longest sequence that fused attention is timed on; 0: all
   bool full = false, json = false;
   std::string svg;  // file of the plot, or empty
 };

@@ -146,6 +146,7 @@ class Loop {
     if (device_.is_cpu() || log) {  // elsewhere the host does not wait for the device between logs
       StepResult result = optimizer_->result();
       double value = loss.item();
+      comm_->check();
       if (result.skipped || !std::isfinite(value)) {
         if (int code = nonfinite(bad, value)) return code;
       }
@@ -192,6 +193,8 @@ class Loop {
     if (saved_step_ == state_.step) return;
     Optimizer whole = parallel_->whole(*optimizer_);
     saved_step_ = state_.step;
+    core::synchronize(device_);
+    comm_->check();  // weights of a sum that broke off must not be kept
     if (!directory_) return;
     save_checkpoint(directory_->checkpoint(state_.step), state_, *model_, &whole);
     auto files = checkpoint_files(directory_->path());

@@ -49,6 +49,14 @@ std::string Communicator::broadcast_text(const std::string& text, int root) {
   return std::string(static_cast<const char*>(bytes.raw()), size_t(length));
 }
 
+std::string list_absent(const std::vector<char>& here) {
+  std::string list;
+  int count = 0;
+  for (size_t r = 0; r < here.size(); ++r)
+    if (!here[r]) list += fmt::format("{}{}", count++ ? ", " : "", r);
+  return count ? (count > 1 ? "ranks " : "rank ") + list : "";
+}
+
 void throw_rank_lost(int self, const std::string& operation, const std::string& who, const std::string& what) {
   throw core::Error({.where = fmt::format("rank {}, {}", self, operation),
                      .expected = "every rank to take part",

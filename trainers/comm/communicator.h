@@ -44,6 +44,14 @@ class Communicator {
   virtual void broadcast(const Tensor& x, int root = 0) = 0;  // any dtype
   virtual void barrier() = 0;
   virtual void wait() {}
+  // Throws when an operation that was submitted has failed: what it should have written cannot be used.
+  virtual void check() {}
+
+  // Ranks that have ended, as `absent` writes them, where that can be seen at once; may be called from any thread.
+  virtual std::string gone() const { return ""; }
+  // After a failure: the ranks that do not say within `seconds` that they are there, as "rank 2" or "ranks 0, 2"; empty
+  // when all do or none can be asked. Every rank that is left asks at about the same time.
+  virtual std::string absent(double seconds) { return (void)seconds, ""; }
 
   // Small values on the host (n values, the same n everywhere): waits for every rank, never for a GPU.
   virtual std::vector<double> agree(std::vector<double> values, Reduce op);
@@ -71,6 +79,9 @@ CommunicatorPtr mpi_communicator(double timeout_s);
 // GPUs, one a rank. `control`: a tcp or mpi group of the same ranks, which carries NCCL's id and notices lost ranks.
 // Throws core::Error (usage) where NCCL is not built in.
 CommunicatorPtr nccl_communicator(CommunicatorPtr control, core::Device device, double timeout_s);
+
+// "rank 2", "ranks 0, 2" or "": those r with here[r] == 0.
+std::string list_absent(const std::vector<char>& here);
 
 // What a rank's loss is reported as.
 [[noreturn]] void throw_rank_lost(int self, const std::string& operation, const std::string& who,

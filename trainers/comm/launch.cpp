@@ -5,6 +5,7 @@
 
 #include <charconv>
 #include <cstdlib>
+#include <limits>
 
 #include "core/log.h"
 
@@ -19,15 +20,18 @@ namespace {
                      .code = core::ExitCode::usage});
 }
 
-int number(const Environment& environment, const std::string& by, const char* name, int least) {
+int number(const Environment& environment, const std::string& by, const char* name, int least,
+           int most = std::numeric_limits<int>::max()) {
   const char* text = environment(name);
   if (!text || !*text) missing(by, name, "none");
   int value = 0;
   std::string_view s(text);
   auto [end, error] = std::from_chars(s.data(), s.data() + s.size(), value);
-  if (error != std::errc() || end != s.data() + s.size() || value < least)
+  if (error != std::errc() || end != s.data() + s.size() || value < least || value > most)
     throw core::Error({.where = by,
-                       .expected = fmt::format("{} to be a whole number, at least {}", name, least),
+                       .expected = most < std::numeric_limits<int>::max()
+                                       ? fmt::format("{} to be a whole number in [{}, {}]", name, least, most)
+                                       : fmt::format("{} to be a whole number, at least {}", name, least),
                        .got = "'" + std::string(s) + "'",
                        .code = core::ExitCode::usage});
   return value;
@@ -58,7 +62,7 @@ void read_master(const Environment& environment, Launch& l) {
   const char* master = environment("MASTER_ADDR");
   if (!master || !*master) missing(l.by, "MASTER_ADDR", "none");
   l.master = master;
-  l.port = number(environment, l.by, "MASTER_PORT", 1);
+  l.port = number(environment, l.by, "MASTER_PORT", 1, 65534);
   if (const char* agent = environment("TORCHELASTIC_USE_AGENT_STORE"); agent && std::string(agent) == "True")
     ++l.port;  // torchrun itself listens at MASTER_PORT
 }

@@ -40,7 +40,12 @@ class Mpi : public Communicator {
   ~Mpi() override {
     int finalized = 0;
     MPI_Finalized(&finalized);
-    if (!failed_ && !finalized && std::uncaught_exceptions() == 0) MPI_Finalize();
+    if (failed_ || finalized || std::uncaught_exceptions() > 0) return;
+    try {
+      barrier();  // MPI_Finalize would wait for a lost rank for ever
+      MPI_Finalize();
+    } catch (const core::Error&) {
+    }
   }
   std::string name() const override { return "mpi"; }
 
@@ -73,6 +78,30 @@ class Mpi : public Communicator {
   void barrier() override {
     finish("barrier", [&](MPI_Request* r) { return MPI_Ibarrier(MPI_COMM_WORLD, r); });
   }
+  std::string absent(double seconds) override {
+    constexpr int roll_call = 77;  // tag of an empty message; collectives have none
+    std::vector<char> here(size_t(size()), 0);
+    here[size_t(rank())] = 1;
+    for (int r = 0; r < size(); ++r) {
+      MPI_Request request;
+      if (r != rank() && MPI_Isend(nullptr, 0, MPI_BYTE, r, roll_call, MPI_COMM_WORLD, &request) == MPI_SUCCESS)
+        MPI_Request_free(&request);
+    }
+    auto end = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
+    for (std::string missing; !(missing = list_absent(here)).empty();) {
+      int arrived = 0;
+      MPI_Status status;
+      if (MPI_Iprobe(MPI_ANY_SOURCE, roll_call, MPI_COMM_WORLD, &arrived, &status) != MPI_SUCCESS) return "";
+      if (arrived) {
+        MPI_Recv(nullptr, 0, MPI_BYTE, status.MPI_SOURCE, roll_call, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
+        here[size_t(status.MPI_SOURCE)] = 1;
+        continue;
+      }
+      if (std::chrono::steady_clock::now() > end) return missing;
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    return "";
+  }
 
  private:
   static void* at(const Tensor& x, int64_t i) {
@@ -87,7 +116,7 @@ class Mpi : public Communicator {
   void finish(const char* operation, Start&& start) {
     MPI_Request request;
     check(start(&request), operation);
-    auto deadline = std::chrono::steady_clock::now() + std::chrono::duration<double>(timeout_);
+    auto deadline = std::chrono::steady_clock::now() + std::chrono::duration<double>(0.8 * timeout_);
     for (int64_t polls = 0;; ++polls) {
       int done = 0;
       check(MPI_Test(&request, &done, MPI_STATUS_IGNORE), operation);
@@ -99,7 +128,9 @@ class Mpi : public Communicator {
       std::this_thread::sleep_for(std::chrono::microseconds(50));
       if (std::chrono::steady_clock::now() > deadline) {
         failed_ = true;
-        throw_rank_lost(rank(), operation, "some rank", fmt::format("did not answer within {} s", timeout_));
+        std::string who = absent(0.2 * timeout_);
+        throw_rank_lost(rank(), operation, who.empty() ? "some rank" : who,
+                        fmt::format("did not answer within {} s", timeout_));
       }
     }
   }

@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 #include <nccl.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstring>
@@ -67,6 +68,7 @@ class Nccl : public Communicator {
         std::this_thread::sleep_for(std::chrono::milliseconds(1));
       state == ncclSuccess ? ncclCommDestroy(comm_) : ncclCommAbort(comm_);
     }
+    cudaStreamSynchronize(stream_);  // the host functions of wait() write to this object
     cudaEventDestroy(submitted_), cudaEventDestroy(done_), cudaStreamDestroy(stream_);
   }
 
@@ -104,6 +106,9 @@ class Nccl : public Communicator {
     ++waited_;
   }
 
+  void check() override { throw_if_failed("check"); }
+  std::string absent(double seconds) override { return control_->absent(seconds); }
+
  protected:
   Communicator& host() override {
     throw_if_failed("agree");
@@ -117,7 +122,7 @@ class Nccl : public Communicator {
   // The id travels over the control channel, as 32-bit words.
   void connect() {
     ncclUniqueId id = {};
-    if (is_first()) check(ncclGetUniqueId(&id), "ncclGetUniqueId");
+    if (is_first()) require(ncclGetUniqueId(&id), "ncclGetUniqueId");
     Tensor words = Tensor::zeros({int64_t(sizeof id / 4)}, core::DType::i32);
     std::memcpy(words.raw(), &id, sizeof id);
     control_->broadcast(words, 0);
@@ -140,23 +145,27 @@ class Nccl : public Communicator {
 
   // A call of a non-blocking communicator: polled until it is submitted, aborted after the time-out.
   void finish(ncclResult_t status, const char* operation) {
-    auto end = Clock::now() + std::chrono::duration<double>(timeout_);
+    auto end = Clock::now() + std::chrono::duration<double>(patience());
     while (status == ncclInProgress) {
       if (Clock::now() > end) {
         abort(fmt::format("did not come within {} s", timeout_));
-        throw_rank_lost(rank(), operation, "some rank", reason_);
+        throw_lost(operation);
+      }
+      if (!control_->gone().empty()) {
+        abort("ended");
+        throw_lost(operation);
       }
       std::this_thread::yield();
       if (ncclResult_t asked = ncclCommGetAsyncError(comm_, &status); asked != ncclSuccess) status = asked;
     }
-    check(status, operation);
+    require(status, operation);
   }
 
-  void check(ncclResult_t status, const char* operation) {
+  void require(ncclResult_t status, const char* operation) {
     if (status == ncclSuccess) return;
     std::string what = fmt::format("{}: {}", ncclGetErrorString(status), comm_ ? ncclGetLastError(comm_) : "");
     abort(what);
-    if (status == ncclRemoteError || status == ncclSystemError) throw_rank_lost(rank(), operation, "NCCL", what);
+    if (status == ncclRemoteError || status == ncclSystemError) throw_lost(operation);
     throw core::Error({.where = fmt::format("rank {}, {}", rank(), operation), .got = "NCCL: " + what});
   }
 
@@ -170,13 +179,20 @@ class Nccl : public Communicator {
   void throw_if_failed(const std::string& operation) {
     if (!failed_) return;
     std::lock_guard lock(mutex_);
-    throw_rank_lost(rank(), operation, fmt::format("some rank in {}", operation_), reason_);
+    throw_lost(operation + " after " + operation_);
   }
+
+  // Every rank that is left comes here when NCCL fails; over the control channel they find out who does not.
+  [[noreturn]] void throw_lost(const std::string& operation) {
+    double spent = std::chrono::duration<double>(Clock::now() - progress_).count();
+    std::string who = control_->absent(timeout_ - std::min(spent, patience()));
+    throw_rank_lost(rank(), operation, who.empty() ? "some rank" : who, reason_);
+  }
+  double patience() const { return 0.8 * timeout_; }  // the rest is for finding out who is missing
 
   // NCCL reports a dead peer where its transport sees one; a frozen one shows only as a stream that never drains.
   void watch() {
     cudaSetDevice(device_);
-    auto progress = Clock::now();
     int64_t seen = 0;
     while (!stopping_ && !failed_) {
       std::this_thread::sleep_for(std::chrono::milliseconds(50));
@@ -184,10 +200,12 @@ class Nccl : public Communicator {
       if (!lock || !comm_) continue;
       ncclResult_t status = ncclSuccess;
       if (ncclCommGetAsyncError(comm_, &status) != ncclSuccess) continue;
-      if (status != ncclSuccess && status != ncclInProgress) abort(ncclGetErrorString(status));
-      if (int64_t now = finished_; now != seen || now == waited_) seen = now, progress = Clock::now();
-      if (Clock::now() - progress > std::chrono::duration<double>(timeout_))
-        abort(fmt::format("did not finish within {} s", timeout_));
+      if (status != ncclSuccess && status != ncclInProgress)
+        abort(std::string("broke off, says NCCL: ") + ncclGetErrorString(status));
+      if (int64_t now = finished_; now != seen || now == waited_) seen = now, progress_ = Clock::now();
+      auto still = Clock::now() - progress_;  // ranks that end after the last operation are not missed
+      if (still > std::chrono::seconds(1) && !control_->gone().empty()) abort("ended");
+      if (still > std::chrono::duration<double>(patience())) abort(fmt::format("did not finish within {} s", timeout_));
     }
   }
 
@@ -197,8 +215,9 @@ class Nccl : public Communicator {
   ncclComm_t comm_ = nullptr;
   cudaStream_t stream_ = nullptr;
   cudaEvent_t submitted_ = nullptr, done_ = nullptr;
-  std::mutex mutex_;  // comm_, operation_, reason_
+  std::mutex mutex_;  // comm_, operation_, reason_, progress_
   std::string operation_ = "joining", reason_;
+  Clock::time_point progress_ = Clock::now();     // when the stream was last seen to move
   std::atomic<int64_t> waited_{0}, finished_{0};  // calls of wait(), and how many of them the stream has passed
   std::atomic<bool> failed_{false}, stopping_{false};
   std::thread watchdog_;

@@ -63,6 +63,7 @@ Socket::~Socket() {
 Socket Socket::listen(const std::string& host, int port) {
   // Rank 0 is where MASTER_ADDR points; a loopback address stays on this host.
   bool local = host == "127.0.0.1" || host == "localhost";
+  resolve(host, port);  // what the other ranks will do: a wrong name is said at once
   Socket s(::socket(AF_INET, SOCK_STREAM, 0));
   int on = 1;
   ::setsockopt(s.fd_, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
@@ -115,6 +116,16 @@ int Socket::port() const {
   socklen_t size = sizeof address;
   ::getsockname(fd_, reinterpret_cast<sockaddr*>(&address), &size);
   return ntohs(address.sin_port);
+}
+
+bool Socket::readable() const {
+  pollfd p{fd_, POLLIN, 0};
+  return ::poll(&p, 1, 0) > 0;
+}
+
+bool Socket::closed() const {
+  pollfd p{fd_, POLLRDHUP, 0};
+  return ::poll(&p, 1, 0) > 0;
 }
 
 void Socket::wait(short events, Deadline deadline) {

@@ -34,6 +34,8 @@ class Socket {
 
   explicit operator bool() const { return fd_ >= 0; }
   int descriptor() const { return fd_; }
+  bool readable() const;                                         // there is something to receive, now
+  bool closed() const;                                           // the other end sends no more
   void send(const void* data, size_t bytes, Deadline deadline);  // throws Disconnected
   void receive(void* data, size_t bytes, Deadline deadline);     // throws Disconnected
   void finish(double seconds);  // no more to send: waits for the other end to close, so that it reads all of it

@@ -12,13 +12,14 @@ namespace basis::trainers {
 namespace {
 
 struct Meeting {
-  explicit Meeting(int n) : tensors(size_t(n)) {}
+  explicit Meeting(int n) : tensors(size_t(n)), here(size_t(n)), left(size_t(n)) {}
   std::mutex mutex;
   std::condition_variable changed;
   int arrived = 0;
   int64_t round = 0;
   bool broken = false;  // a rank left or was late: nobody waits for it again
   std::vector<Tensor> tensors;
+  std::vector<char> here, left;  // by rank: waiting in this round; gone for good
 };
 
 class Thread : public Communicator {
@@ -28,6 +29,7 @@ class Thread : public Communicator {
   ~Thread() override {
     std::lock_guard lock(meeting_->mutex);
     meeting_->broken = true;
+    meeting_->left[size_t(rank())] = 1;
     meeting_->changed.notify_all();
   }
   std::string name() const override { return "thread"; }
@@ -76,8 +78,10 @@ class Thread : public Communicator {
   void meet(const char* operation) {
     std::unique_lock lock(meeting_->mutex);
     int64_t round = meeting_->round;
+    meeting_->here[size_t(rank())] = 1;
     if (++meeting_->arrived == size()) {
       meeting_->arrived = 0, ++meeting_->round;
+      meeting_->here.assign(meeting_->here.size(), 0);
       meeting_->changed.notify_all();
       return;
     }
@@ -86,7 +90,10 @@ class Thread : public Communicator {
     if (meeting_->round != round) return;
     meeting_->broken = true;
     meeting_->changed.notify_all();
-    throw_rank_lost(rank(), operation, "another rank",
+    std::vector<char> there = meeting_->left;
+    for (char& c : there) c = !c;
+    std::string who = in_time ? list_absent(there) : list_absent(meeting_->here);
+    throw_rank_lost(rank(), operation, who.empty() ? "another rank" : who,
                     in_time ? "left" : fmt::format("did not come within {} s", timeout_));
   }
 

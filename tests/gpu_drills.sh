@@ -41,7 +41,7 @@ start() {  # NAME KEY=VALUE...: all ranks, in the background
   for ((r = 0; r < ranks; r++)); do
     env="LOCAL_RANK=$r"
     [ "$gpus" -ge "$ranks" ] || env="LOCAL_RANK=0 NCCL_HOSTID=host$r NCCL_SOCKET_IFNAME=lo NCCL_IB_DISABLE=1"
-    env RANK=$r WORLD_SIZE=$ranks MASTER_ADDR=127.0.0.1 MASTER_PORT=$port OMP_NUM_THREADS=2 $env \
+    env RANK=$r WORLD_SIZE=$ranks MASTER_ADDR=127.0.0.1 MASTER_PORT=$port OMP_NUM_THREADS=1 $env \
       "$basis" train "$dir/run.yaml" run.name="$name" "$@" >"$dir/log.$r" 2>&1 &
     pids+=($!)
   done
@@ -54,17 +54,22 @@ finish() {  # exit codes of all ranks, in `codes`
     codes+=($?)
   done
 }
-newest() { ls "$dir/$1/checkpoints" 2>/dev/null | grep -E '^step-[0-9]+\.h5$' | tr -dc '0-9\n' | sort -n | tail -1; }
+newest() { ls "$dir/$1/checkpoints" 2>/dev/null | sed -n 's/^step-\([0-9]*\)\.h5$/\1/p' | sort -n | tail -1; }
+await_checkpoint() { for _ in $(seq 1500); do [ -z "$(newest "$1")" ] && kill -0 "${pids[0]}" 2>/dev/null && sleep 0.02 || break; done; }
 loss() { grep -o '"val_loss":[0-9.e+-]*' "$dir/$1/metrics.jsonl" | tail -1 | cut -d: -f2; }  # at the end
 
 "$basis" train "$dir/run.yaml" run.name=one train.precision=f32 >"$dir/log.one" 2>&1 || fail "one rank"
 one=$(loss one)
 say "one rank on a GPU ends at $one"
 declare -A whole
+length=0  # seconds from the first checkpoint to the end
 for kind in "f32 0" "bf16 1"; do
   set -- $kind
   start whole-$1 train.precision=$1 dist.zero=$2
+  await_checkpoint whole-$1
+  began=$(date +%s%N)
   finish
+  length=$(awk -v n=$(($(date +%s%N) - began)) 'BEGIN { print n / 1e9 }')
   [ "${codes[*]}" = "$(printf '0 %.0s' $(seq $ranks) | sed 's/ $//')" ] || fail "$ranks ranks, $kind: exit ${codes[*]}"
   whole[$1]=$(loss whole-$1)
   say "$ranks ranks on $gpus GPU(s), $1, ZeRO $2: ${whole[$1]}; $(grep -o "ranks through nccl.*" "$dir/log.0" | head -1)"
@@ -80,19 +85,23 @@ for ((i = 0; i < drills && SECONDS < budget; i++)); do
   [ $((i / 3 % 2)) = 0 ] && kind="f32 0" || kind="bf16 1"
   set -- $kind
   name=drill$i
-  start $name train.precision=$1 dist.zero=$2
-  for _ in $(seq 1500); do [ -z "$(newest $name)" ] && kill -0 ${pids[0]} 2>/dev/null && sleep 0.02 || break; done
-  sleep 0.$((RANDOM % 10))
-  sent=$(date +%s%N)
-  kill -$signal ${pids[$victim]}
-  frozen=${pids[$victim]}
-  for ((r = 0; r < ranks; r++)); do
-    [ $r = $victim ] && [ $signal = STOP ] && continue
-    for _ in $(seq 1000); do kill -0 ${pids[$r]} 2>/dev/null && sleep 0.02 || break; done
+  for attempt in 1 2 3; do # the run may end before the signal comes
+    rm -rf "${dir:?}/$name"
+    start $name train.precision=$1 dist.zero=$2
+    await_checkpoint $name
+    sleep $(awk -v r=$RANDOM -v t=$length "BEGIN { print 0.6 * t * r / 32768 }")
+    sent=$(date +%s%N)
+    kill -$signal ${pids[$victim]}
+    frozen=${pids[$victim]}
+    for ((r = 0; r < ranks; r++)); do
+      [ $r = $victim ] && [ $signal = STOP ] && continue
+      for _ in $(seq 1000); do kill -0 ${pids[$r]} 2>/dev/null && sleep 0.02 || break; done
+    done
+    took=$((($(date +%s%N) - sent) / 1000000))
+    kill -9 $([ $signal = STOP ] && echo $frozen) 2>/dev/null
+    finish
+    [ $((${codes[*]/%/+}0)) = 0 ] || break
   done
-  took=$((($(date +%s%N) - sent) / 1000000))
-  kill -9 $([ $signal = STOP ] && echo $frozen) 2>/dev/null
-  finish
   step=$(newest $name)
   [ $took -le $((timeout * 1000 + 2000)) ] || fail "$name: $took ms until all had left"
   for ((r = 0; r < ranks; r++)); do

@@ -51,7 +51,7 @@ struct BdLinear {
       Tensor rx = rows(dx);
       if (!dy.numel()) {
         core::fill(dx, 0);
-      } else if (is_written_out(ry)) {
+      } else if (is_written_out(ry, w, a)) {
         core::matmul(ry, false, written_out(w, a), false, rx);
       } else if (!fused(bd_fused_backward, ry, w, a, rx)) {
         bd_sum_heads(dy.device().type, dy.dtype(), ry, a, rx);
@@ -112,10 +112,11 @@ struct BdLinear {
  private:
   // dx by one product with [I | C], where the sums over heads, in a pass of their own or in the fused kernel's few
   // steps, cost more than C saves.
-  static bool is_written_out(const Tensor& dy) {
+  static bool is_written_out(const Tensor& dy, const Tensor& w, const Attrs& a) {
     constexpr int64_t kFewColumns = 4096;
     if (bd_path != BdPath::automatic) return bd_path == BdPath::written_out;
-    return dy.device().is_cuda() && dy.size(1) < kFewColumns && dy.size(0) >= 4 * dy.size(1);
+    return dy.device().is_cuda() && dy.size(1) < kFewColumns && dy.size(0) >= 4 * dy.size(1) &&
+           w.size(1) >= 3 * a.head_dim;
   }
   static Tensor written_out(const Tensor& w, const Attrs& a) {  // [n, d]
     Tensor full = Tensor::empty({w.size(0), w.size(1) + a.head_dim}, w.dtype(), w.device());

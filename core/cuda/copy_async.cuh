@@ -16,4 +16,11 @@ __device__ __forceinline__ void copy16_async(void* to, const void* from, bool va
 // Waits for this thread's copies; a barrier then shows them to the block.
 __device__ __forceinline__ void wait_for_copies() { asm volatile("cp.async.wait_all;\n" ::: "memory"); }
 
+// This thread's copies since the last call form a group; wait until at most `Groups` of the newest are under way.
+__device__ __forceinline__ void end_copy_group() { asm volatile("cp.async.commit_group;\n" ::: "memory"); }
+template <int Groups>
+__device__ __forceinline__ void wait_for_copy_groups() {
+  asm volatile("cp.async.wait_group %0;\n" ::"n"(Groups) : "memory");
+}
+
 }  // namespace basis::core

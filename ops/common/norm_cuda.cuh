@@ -4,51 +4,24 @@
 // So one warp takes one row, 16 bytes a lane, and keeps it in registers between its passes: each byte moves once. Rows
 // too long for that, or not aligned, go one block a row through the cache (`wide_*`).
 //
-// Backward gives each warp every so-manieth row; the gradients of weight and bias stay in the warp's registers, are
-// added up in the block warp after warp, and a last kernel adds up the blocks: the same bits every run.
+// Backward gives each warp every so-manieth row and brings the next one to shared memory meanwhile; the gradients of
+// weight and bias stay in the warp's registers, are added up in the block warp after warp, and a last kernel adds up
+// the blocks: the same bits every run.
 #pragma once
 
 #include "core/cuda/launch.cuh"
+#include "ops/common/norm_rows_cuda.cuh"
 
 namespace basis::ops::norm {
 
 using namespace core;
 inline constexpr int kThreads = 256, kWarps = kThreads / 32;
-inline constexpr int kBackwardThreads = 128, kBackwardWarps = kBackwardThreads / 32;
 inline constexpr int64_t kBlocks = 132 * 3;  // that many fit at up to 168 registers a thread
 
 template <class T>
 T* pointer(const Tensor& t) {
   return t ? t.data<T>() : nullptr;
 }
-
-// A row of `c` elements over the 32 lanes of a warp: Passes vectors of W elements each.
-template <class T, int W, int Passes>
-struct Row {
-  Vec<T, W> v[Passes];
-
-  static __device__ __forceinline__ int64_t column(int pass) { return (int64_t(pass) * 32 + threadIdx.x % 32) * W; }
-  __device__ __forceinline__ void load(const T* p, int64_t c) {
-#pragma unroll
-    for (int i = 0; i < Passes; ++i)
-      if (column(i) < c) v[i] = load_vec<W>(p + column(i));
-  }
-  __device__ __forceinline__ void store(T* p, int64_t c) const {
-#pragma unroll
-    for (int i = 0; i < Passes; ++i)
-      if (column(i) < c) store_vec(p + column(i), v[i]);
-  }
-  // body(i, j): vector i, element j, of the columns that exist
-  template <class Body>
-  static __device__ __forceinline__ void each(int64_t c, Body&& body) {
-#pragma unroll
-    for (int i = 0; i < Passes; ++i)
-      if (column(i) < c) {
-#pragma unroll
-        for (int j = 0; j < W; ++j) body(i, j);
-      }
-  }
-};
 
 template <class T, int W, int Passes, bool Rms>
 __global__ void __launch_bounds__(kThreads)
@@ -89,25 +62,37 @@ __global__ void __launch_bounds__(kThreads)
   in.store(y + at, c);
 }
 
-// partials [gridDim.x, 2, c] or null.
+// partials [gridDim.x, 2, c] or null. Shared memory: RowBuffers, or [2, c] if that is more.
 template <class T, int W, int Passes, bool Rms>
 __global__ void __launch_bounds__(kBackwardThreads)
     backward_kernel(const T* x, const T* weight, const Accumulator<T>* mean, const Accumulator<T>* rstd, const T* dy,
                     const T* dsum, T* dx, Accumulator<T>* partials, int64_t n, int64_t c) {
   using A = Accumulator<T>;
   using R = Row<T, W, Passes>;
-  int warp = threadIdx.x / 32;
+  extern __shared__ double shared_memory[];
+  RowBuffers<T, W, Passes> rows(shared_memory);
+  int warp = threadIdx.x / 32, turn = 0;
   A dw[Passes][W] = {}, db[Passes][W] = {};
   R w;
   w.load(weight, c);
-  for (int64_t row = int64_t(blockIdx.x) * kBackwardWarps + warp; row < n; row += int64_t(gridDim.x) * kBackwardWarps) {
-    int64_t at = row * c;
-    R in, d, s;
-    in.load(x + at, c);
-    d.load(dy + at, c);
-    if (dsum) s.load(dsum + at, c);
+  auto fetch = [&](int64_t row, int into) {
+    if (row < n) {
+      rows.fetch(into, 0, x + row * c, c);
+      rows.fetch(into, 1, dy + row * c, c);
+      if (dsum) rows.fetch(into, 2, dsum + row * c, c);
+    }
+    end_copy_group();
+  };
+  int64_t row = int64_t(blockIdx.x) * kBackwardWarps + warp, step = int64_t(gridDim.x) * kBackwardWarps;
+  fetch(row, 0);
+  for (; row < n; row += step, turn ^= 1) {
+    fetch(row + step, turn ^ 1);
     A mu = 0, inverse = rstd[row], g_sum = 0, gx_sum = 0;
     if constexpr (!Rms) mu = mean[row];
+    wait_for_copy_groups<1>();
+    R in, d;
+    rows.read(turn, 0, in, c);
+    rows.read(turn, 1, d, c);
     R::each(c, [&](int i, int j) {
       A e = widen(d.v[i].v[j]), g = e * widen(w.v[i].v[j]), h = (widen(in.v[i].v[j]) - mu) * inverse;
       g_sum += g, gx_sum += g * h;
@@ -116,22 +101,24 @@ __global__ void __launch_bounds__(kBackwardThreads)
     });
     if constexpr (!Rms) g_sum = warp_reduce<Sum>(g_sum) / A(c);
     gx_sum = warp_reduce<Sum>(gx_sum) / A(c);
+    R s;
+    if (dsum) rows.read(turn, 2, s, c);
     R::each(c, [&](int i, int j) {
       A g = widen(d.v[i].v[j]) * widen(w.v[i].v[j]), h = (widen(in.v[i].v[j]) - mu) * inverse;
       A e = inverse * (g - (Rms ? A(0) : g_sum) - h * gx_sum);
       in.v[i].v[j] = device_convert<T>(dsum ? e + widen(s.v[i].v[j]) : e);
     });
-    in.store(dx + at, c);
+    in.store(dx + row * c, c);
   }
   if (!partials) return;
-  extern __shared__ double shared_memory[];
+  __syncthreads();
   A* total = reinterpret_cast<A*>(shared_memory);  // [2, c]
-  for (int turn = 0; turn < kBackwardWarps; ++turn) {
-    if (warp == turn)
+  for (int next = 0; next < kBackwardWarps; ++next) {
+    if (warp == next)
       R::each(c, [&](int i, int j) {
         int64_t at = R::column(i) + j;
-        total[at] = (turn ? total[at] : A(0)) + dw[i][j];
-        total[c + at] = (turn ? total[c + at] : A(0)) + db[i][j];
+        total[at] = (next ? total[at] : A(0)) + dw[i][j];
+        total[c + at] = (next ? total[c + at] : A(0)) + db[i][j];
       });
     __syncthreads();
   }
@@ -249,9 +236,10 @@ void backward(const Tensor& x, const Tensor& weight, const Tensor& mean, const T
   Tensor partials;
   if (dweight || dbias) partials = Tensor::empty({blocks, 2, c}, dtype_of<A>(), x.device());
   bool done = aligned16<T>(c, {in, w, d, s, out}) && with_passes<W>(c, [&](auto passes) {
-                launch_shared(backward_kernel<T, W, decltype(passes)::value, Rms>, x.device(), dim3(unsigned(blocks)),
-                              kBackwardThreads, size_t(2 * c) * sizeof(A), in, w, pointer<A>(mean), rstd.data<A>(), d,
-                              s, out, pointer<A>(partials), n, c);
+                constexpr int kPasses = decltype(passes)::value;
+                size_t shared = std::max(RowBuffers<T, W, kPasses>::kBytes, size_t(2 * c) * sizeof(A));
+                launch_shared(backward_kernel<T, W, kPasses, Rms>, x.device(), dim3(unsigned(blocks)), kBackwardThreads,
+                              shared, in, w, pointer<A>(mean), rstd.data<A>(), d, s, out, pointer<A>(partials), n, c);
               });
   if (!done)
     launch(wide_backward_kernel<T, Rms>, x.device(), blocks, kThreads, in, w, pointer<A>(mean), rstd.data<A>(), d, s,

@@ -53,12 +53,16 @@ struct MixerConfig {
   std::string tile = "auto", breakpoints = "uniform", gradient = "exact";
   int64_t probe = 8;
   double delta = 1, epsilon = 0;
+  std::string features = "elu", mask = "all";
+  int64_t degree = 2, rank = 128, group = 0;
   std::string reference = "naive", candidate = "fused";
   static auto fields() {
     return std::tuple{
-        field("type", &MixerConfig::type, "how values are mixed over time", "naive|fused|window|conv_basis|check"),
+        field("type", &MixerConfig::type, "how values are mixed over time",
+              "naive|fused|window|conv_basis|low_rank|long_lora|check"),
         field("window", &MixerConfig::window,
-              "keys a query sees, counted back from itself (window); those scored exactly (conv_basis)", at_least(0)),
+              "keys a query sees, counted back from itself (window, low_rank); those scored exactly (conv_basis)",
+              at_least(0)),
         field("sink", &MixerConfig::sink, "first keys that stay visible (window)", at_least(0)),
         field("k", &MixerConfig::k, "segments: a breakpoint every max_seq_len / k positions (conv_basis)", at_least(1)),
         field("tile", &MixerConfig::tile, "positions of an FFT tile (conv_basis)",
@@ -74,9 +78,21 @@ struct MixerConfig {
         field("delta", &MixerConfig::delta, "least l1 difference of a new segment (recover)", at_least(1e-9)),
         field("epsilon", &MixerConfig::epsilon, "distance from a k-conv matrix, at most delta / (5 probe) (recover)",
               at_least(0)),
-        field("reference", &MixerConfig::reference, "mixer that check compares with", "naive|fused|window|conv_basis"),
+        field("features", &MixerConfig::features,
+              "of queries and keys: elu + 1, Taylor's polynomial of exp, or positive random ones (low_rank)",
+              "elu|taylor|random"),
+        field("degree", &MixerConfig::degree, "of the polynomial; 2 makes about head_dim^2 / 2 features (taylor)",
+              Range{1, 2}),
+        field("rank", &MixerConfig::rank, "random features (random)", at_least(1)),
+        field("mask", &MixerConfig::mask, "keys a query sees: all, the last `window`, or those of its group (low_rank)",
+              "all|window|long_lora"),
+        field("group", &MixerConfig::group,
+              "positions that see each other; half of the heads have groups moved by half of it (long_lora)",
+              at_least(0)),
+        field("reference", &MixerConfig::reference, "mixer that check compares with",
+              "naive|fused|window|conv_basis|low_rank|long_lora"),
         field("candidate", &MixerConfig::candidate, "mixer that check compares and returns",
-              "naive|fused|window|conv_basis")};
+              "naive|fused|window|conv_basis|low_rank|long_lora")};
   }
 };
 

@@ -78,6 +78,12 @@ void validate(const Config& c, const std::vector<YamlNode>& documents, const std
                     (a.mixer.type == "check" && (a.mixer.reference == "window" || a.mixer.candidate == "window"));
     rule(!windowed || a.mixer.window > 0, path + ".mixer.window",
          "expected a width of at least 1 for the window mixer, got 0");
+    bool low_rank = a.mixer.type == "low_rank";
+    rule(!low_rank || a.mixer.mask != "window" || a.mixer.window > 0, path + ".mixer.window",
+         "expected a width of at least 1 for mask: window, got 0");
+    bool grouped = a.mixer.type == "long_lora" || (low_rank && a.mixer.mask == "long_lora");
+    rule(!grouped || (a.mixer.group >= 2 && a.mixer.group % 2 == 0), path + ".mixer.group",
+         fmt::format("expected an even number of positions for long_lora, got {}", a.mixer.group));
   };
   check_mixer(m.attention, "model.attention");
   for (const auto& [layer, attention] : m.layers) {

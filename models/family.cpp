@@ -104,6 +104,13 @@ std::unique_ptr<Mixer> make_mixer(const ModelConfig& c, int layer, bool causal) 
                                  .delta = m.delta,
                                  .epsilon = m.epsilon,
                                  .paper_gradient = m.gradient == "paper",
+                                 .features = m.features,
+                                 .mask = m.mask,
+                                 .degree = m.degree,
+                                 .rank = m.rank,
+                                 .group = m.group,
+                                 .heads = c.n_head,
+                                 .kv_heads = latent_attention(c) ? c.n_head : c.kv_heads(),
                                  .reference = m.reference,
                                  .candidate = m.candidate});
 }

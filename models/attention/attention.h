@@ -58,7 +58,7 @@ struct LatentOptions {
 std::unique_ptr<Projector> make_mla_projector(const ProjectorOptions& options, const LatentOptions& latent);
 
 struct MixerOptions {
-  std::string type = "fused";  // naive | fused | window | conv_basis | check | topk
+  std::string type = "fused";  // naive | fused | window | conv_basis | low_rank | long_lora | check | topk
   bool causal = true;
   int64_t window = 0, sink = 0;
   double dropout = 0;
@@ -68,9 +68,13 @@ struct MixerOptions {
   int64_t probe = 8;
   double delta = 1, epsilon = 0;
   bool paper_gradient = false;                           // conv_basis: ops/conv_basis/paper_gradient.h
+  std::string features = "elu", mask = "all";            // low_rank: ops/attention_features; all, window or long_lora
+  int64_t degree = 2, rank = 128;                        // low_rank: of taylor, and how many random features
+  int64_t group = 0, heads = 2, kv_heads = 2;            // long_lora: positions of a group
   std::string reference = "naive", candidate = "fused";  // of `check`
 };
-// Throws core::Error (usage) for an unknown type, a window without a width, or what conv_basis cannot honour.
+// Throws core::Error (usage) for an unknown type, a window without a width, or what conv_basis, low_rank or
+// long_lora cannot honour.
 std::unique_ptr<Mixer> make_mixer(const MixerOptions& options);
 // Softmax over the k largest logits of each row, on the host and without a gradient: what an approximation with k
 // entries a row can reach at best, for `eval --approximate`.

@@ -3,15 +3,13 @@
 #include <cmath>
 
 #include "core/log.h"
-#include "models/attention/attention.h"
+#include "models/attention/mixer_parts.h"
 #include "ops/conv_basis/conv_basis.h"
 #include "ops/conv_basis/recover.h"
 #include "ops/fused_attention/fused_attention.h"
 #include "ops/naive_attention/naive_attention.h"
 
 namespace basis::models {
-namespace {
-
 ops::AttentionOptions attention_options(const MixerOptions& o, const Pass& pass) {
   ops::AttentionOptions a;
   a.causal = o.causal;
@@ -26,6 +24,16 @@ ops::AttentionOptions attention_options(const MixerOptions& o, const Pass& pass)
   }
   return a;
 }
+
+void refuse(const std::string& where, const std::string& expected, const std::string& got, const std::string& remedy) {
+  throw core::Error({.where = "attention.mixer." + where,
+                     .expected = expected,
+                     .got = got,
+                     .remedy = remedy,
+                     .code = core::ExitCode::usage});
+}
+
+namespace {
 
 // Exact softmax attention holding the T x S matrix: the reference.
 struct NaiveMixer : Mixer {
@@ -45,15 +53,6 @@ struct FusedMixer : Mixer {
   }
   MixerOptions options;
 };
-
-[[noreturn]] void refuse(const std::string& where, const std::string& expected, const std::string& got,
-                         const std::string& remedy = "") {
-  throw core::Error({.where = "attention.mixer." + where,
-                     .expected = expected,
-                     .got = got,
-                     .remedy = remedy,
-                     .code = core::ExitCode::usage});
-}
 
 // Piecewise Toeplitz logits through FFTs (arXiv 2405.05219). Breakpoints depend on max_seq_len and not on the sequence,
 // so that a prefix is mixed alike in training and in generation.
@@ -131,6 +130,8 @@ std::unique_ptr<Mixer> make_mixer(const MixerOptions& o) {
     return std::make_unique<FusedMixer>(o);
   }
   if (o.type == "conv_basis") return std::make_unique<ConvBasisMixer>(o);
+  if (o.type == "low_rank") return make_low_rank_mixer(o);
+  if (o.type == "long_lora") return make_long_lora_mixer(o);
   if (o.type == "topk") return make_topk_mixer(o);
   if (o.type == "check" && o.reference != "check" && o.candidate != "check") {
     MixerOptions reference = o, candidate = o;
@@ -138,7 +139,7 @@ std::unique_ptr<Mixer> make_mixer(const MixerOptions& o) {
     candidate.type = o.candidate;
     return std::make_unique<CheckMixer>(make_mixer(reference), make_mixer(candidate));
   }
-  refuse("type", "naive, fused, window, conv_basis or check", o.type);
+  refuse("type", "naive, fused, window, conv_basis, low_rank, long_lora or check", o.type);
 }
 
 }  // namespace basis::models

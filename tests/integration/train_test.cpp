@@ -138,6 +138,22 @@ TEST_F(Program, EveryFamilyAndMixerTrains) {
           << family << " " << mixer << ": " << log();
 }
 
+TEST_F(Program, LowRankAndShiftedMixersTrainAndGenerate) {
+  auto of = [](const std::string& settings) { return "model.attention.mixer={" + settings + "}"; };
+  for (const char* family : {"gpt2", "llama", "bert", "deepseek_v2"})
+    for (const char* mixer : {"type: low_rank", "type: low_rank, features: taylor, mask: long_lora, group: 6",
+                              "type: low_rank, features: random, rank: 5", "type: long_lora, group: 6"})
+      EXPECT_EQ(run({"train", config("low"), std::string("model.family=") + family, of(mixer), "model.dropout=0",
+                     "train.max_steps=3", "train.resume=never", "train.recompute=block"}),
+                0)
+          << family << " " << mixer << ": " << log();
+  for (const char* mixer : {"type: low_rank, features: random, mask: window, window: 5", "type: long_lora, group: 6"}) {
+    ASSERT_EQ(run({"train", config("low"), of(mixer), "model.dropout=0", "train.max_steps=3", "train.resume=never"}), 0)
+        << log();
+    EXPECT_EQ(run({"generate", path("low"), "--tokens", "20", "--prompt", "the"}), 0) << log();
+  }
+}
+
 TEST_F(Program, RecomputeChangesNoBit) {
   REQUIRE_H5DUMP();
   ASSERT_EQ(run({"train", config("plain")}), 0) << log();
@@ -216,6 +232,10 @@ TEST_F(Program, BadInputHasItsExitCodeAndOneMessage) {
       {{"train", good, "model.n_kv_head=3"}, 2, "divisor"},
       {{"train", good, "model.family=gpt5"}, 2, "gpt2|llama|bert"},
       {{"train", good, "model.attention.mixer.type=window"}, 2, "window"},
+      {{"train", good, "model.attention.mixer={type: low_rank, mask: window}"}, 2, "mixer.window"},
+      {{"train", good, "model.attention.mixer={type: long_lora, group: 3}"}, 2, "mixer.group"},
+      {{"train", good, "model.attention.mixer={type: low_rank, features: taylor, degree: 3}"}, 2, "degree"},
+      {{"train", good, "model.attention.mixer.type=low_rank"}, 2, "dropout"},
       {{"train", good, "model.layers.7.mixer.type=naive"}, 2, "n_layer"},
       {{"train", good, "model.dropout=1"}, 2, "[0, 1)"},
       {{"train", good, "data.seq_len=17"}, 2, "max_seq_len"},

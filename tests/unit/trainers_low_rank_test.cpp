@@ -11,6 +11,8 @@
 
 #include "core/factor/low_rank.h"
 #include "core/rng.h"
+#include "trainers/data/files.h"
+#include "trainers/data/shard.h"
 #include "trainers/hf/convert.h"
 #include "trainers/hf/directory.h"
 #include "trainers/session.h"
@@ -191,7 +193,7 @@ TEST_F(LowRankFiles, RefusesWhatItCannotMean) {
 // On the text it was calibrated on, weighing by activations loses less.
 TEST_F(LowRankFiles, CalibrationServesTheTextItSaw) {
   auto model = random_model(config("gpt2"));
-  Calibration c = calibrate(*model, *byte_tokenizer(), dir_ / "text.txt", 512);
+  Calibration c = calibrate(*model, byte_tokenizer(), dir_ / "text.txt", 512);
   ASSERT_EQ(c.size(), 12u);
   EXPECT_TRUE(
       c.at("layers/0/attention/q/weight").square.shares_memory_with(c.at("layers/0/attention/k/weight").square));
@@ -205,8 +207,14 @@ TEST_F(LowRankFiles, CalibrationServesTheTextItSaw) {
   auto want = of(*model), plain = of(*to_low_rank(*model, {.keep = 0.5}).model),
        weighed = of(*to_low_rank(*model, {.keep = 0.5, .calibration = c}).model);
   EXPECT_LT(1.3 * difference(weighed, want), difference(plain, want));
-  EXPECT_THROW(calibrate(*model, *byte_tokenizer(), dir_ / "text.txt", 8), core::Error);
-  EXPECT_THROW(calibrate(*model, *byte_tokenizer(), dir_ / "none.txt", 512), core::Error);
+  EXPECT_THROW(calibrate(*model, byte_tokenizer(), dir_ / "text.txt", 8), core::Error);
+  EXPECT_THROW(calibrate(*model, byte_tokenizer(), dir_ / "none.txt", 512), core::Error);
+  EXPECT_THROW(calibrate(*model, nullptr, dir_ / "text.txt", 512), core::Error);
+  std::string text_file = read_file(dir_ / "text.txt");
+  write_shard(dir_ / "text.h5", byte_tokenizer()->encode(text_file), std::vector<uint64_t>{0}, *byte_tokenizer());
+  Calibration of_shard = calibrate(*model, nullptr, dir_ / "text.h5", 512);
+  for (const auto& [path, m] : c)
+    EXPECT_EQ(of_shard.at(path).square.to_vector<double>(), m.square.to_vector<double>()) << path;
 }
 
 }  // namespace

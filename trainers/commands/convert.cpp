@@ -39,7 +39,7 @@ void add_convert_command(CLI::App& app, int&) {
           "low_rank: share of each weight's numbers that is left (0.8); without it a low-rank model is re-gauged")
       ->check(CLI::Range(0.0, 1.0));
   command->add_option("--calibration", o->convert.calibration,
-                      "low_rank: text whose activations weigh the errors (default: all inputs weigh alike)");
+                      "low_rank: text or token shard whose activations weigh the errors (default: all inputs alike)");
   command->add_option("--calibration-tokens", o->convert.calibration_tokens, "How much of that text")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();

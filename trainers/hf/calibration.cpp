@@ -8,6 +8,7 @@
 #include "core/gemm/gemm.h"
 #include "core/log.h"
 #include "trainers/data/files.h"
+#include "trainers/data/shard.h"
 
 namespace basis::trainers::hf {
 namespace {
@@ -72,13 +73,30 @@ class Moments {
   const void* last_weight_ = nullptr;
 };
 
+std::vector<int32_t> first_tokens(const TokenizerPtr& tokenizer, const std::filesystem::path& text, int64_t tokens,
+                                  int64_t vocab_size) {
+  if (is_shard(text)) {
+    auto source = open_source(text, {.vocab_size = vocab_size, .tokenizer = tokenizer});
+    std::vector<int32_t> ids(size_t(std::min(tokens, source->size())));
+    source->read(0, int64_t(ids.size()), ids.data());
+    return ids;
+  }
+  if (!tokenizer)
+    throw core::Error({.where = "--calibration",
+                       .expected = "a source with a tokenizer, or a token shard",
+                       .got = text.string(),
+                       .remedy = "leave it out: plain low rank",
+                       .code = core::ExitCode::usage});
+  std::vector<uint32_t> ids = tokenizer->encode(read_file(text).substr(0, size_t(tokens) * 16));
+  return {ids.begin(), ids.end()};
+}
+
 }  // namespace
 
-Calibration calibrate(const models::Model& model, const Tokenizer& tokenizer, const std::filesystem::path& text,
+Calibration calibrate(const models::Model& model, const TokenizerPtr& tokenizer, const std::filesystem::path& text,
                       int64_t tokens) {
   int64_t length = model.config().max_seq_len, batch = std::max<int64_t>(1, kTokensOfAPass / length);
-  std::string all = read_file(text);
-  std::vector<uint32_t> ids = tokenizer.encode(all.substr(0, size_t(tokens) * 16));
+  std::vector<int32_t> ids = first_tokens(tokenizer, text, tokens, model.config().vocab_size);
   int64_t windows = std::min<int64_t>(tokens, int64_t(ids.size())) / length;
   if (windows < 1)
     throw bad_file(text, fmt::format("at least {} tokens to calibrate on", length), fmt::format("{}", ids.size()));

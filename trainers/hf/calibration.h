@@ -17,10 +17,10 @@ struct InputMoments {
 };
 using Calibration = std::map<std::string, InputMoments>;  // by the path of the layer's weight
 
-// Runs the first `tokens` tokens of the text file through the model, in windows of its longest sequence. Layers that
-// read the same input share one entry's tensors. core::Error (bad_file) for a text that cannot be read or is shorter
-// than one window.
-Calibration calibrate(const models::Model& model, const Tokenizer& tokenizer, const std::filesystem::path& text,
+// Runs the first `tokens` tokens of a text file, or of a shard (data/shard.h), which needs no tokenizer, through the
+// model, in windows of its longest sequence. Layers that read the same input share one entry's tensors. core::Error:
+// bad_file for a text that cannot be read or is shorter than one window, usage for a text without a tokenizer.
+Calibration calibrate(const models::Model& model, const TokenizerPtr& tokenizer, const std::filesystem::path& text,
                       int64_t tokens);
 
 }  // namespace basis::trainers::hf

@@ -21,8 +21,7 @@ using nlohmann::ordered_json;
 
 Calibration calibration_of(const ConvertOptions& o, const models::Model& model, const TokenizerPtr& tokenizer) {
   if (o.calibration.empty()) return {};
-  if (!tokenizer) refuse("--calibration", "a source with a tokenizer", "none", "leave it out: plain low rank");
-  return calibrate(model, *tokenizer, o.calibration, o.calibration_tokens);
+  return calibrate(model, tokenizer, o.calibration, o.calibration_tokens);
 }
 
 Reformed low_rank(const ConvertOptions& o, std::unique_ptr<models::Model> model, const TokenizerPtr& tokenizer,

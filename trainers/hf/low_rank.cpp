@@ -66,7 +66,7 @@ Approximation approximate(const Weights& from, const std::string& path, int64_t 
   bool weighed = moments != c.end();
   Approximation a{core::truncate(w, rank, weighed ? weighing(moments->second, bias) : Tensor{}), {}};
   if (!bias) return a;
-  a.bias = from.get(path + "/bias");
+  a.bias = from.get(path + "/bias").clone();  // get may give the model's own
   if (weighed) {
     const Tensor& mean = moments->second.mean;
     matrix(a.bias) += matrix(w) * matrix(mean) - matrix(a.factors.u) * (matrix(a.factors.v) * matrix(mean));

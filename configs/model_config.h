@@ -51,7 +51,7 @@ struct MixerConfig {
   std::string type = "fused";
   int64_t window = 0, sink = 0, k = 16;
   std::string tile = "auto", breakpoints = "uniform", gradient = "exact";
-  int64_t probe = 8;
+  int64_t probe = 8, burst = 0;
   double delta = 1, epsilon = 0;
   std::string features = "elu", mask = "all";
   int64_t degree = 2, rank = 128, group = 0;
@@ -68,8 +68,10 @@ struct MixerConfig {
         field("tile", &MixerConfig::tile, "positions of an FFT tile (conv_basis)",
               "auto|8|16|32|64|128|256|512|1024|2048|4096"),
         field("breakpoints", &MixerConfig::breakpoints,
-              "uniform, or where probes of the logits change (recover, arXiv 2405.05219) (conv_basis)",
-              "uniform|recover"),
+              "uniform; staggered from head to head; learned, where a score of the key says so; or where probes of the "
+              "logits change (recover, arXiv 2405.05219) (conv_basis)",
+              "uniform|staggered|learned|recover"),
+        field("burst", &MixerConfig::burst, "of the k breakpoints, those that may come at once (learned)", at_least(0)),
         field("gradient", &MixerConfig::gradient,
               "that of the approximate forward, or for study the paper's approximation of softmax attention's "
               "(conv_basis)",

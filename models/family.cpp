@@ -91,6 +91,7 @@ std::unique_ptr<Projector> make_projector(const ModelConfig& c, int layer) {
 
 std::unique_ptr<Mixer> make_mixer(const ModelConfig& c, int layer, bool causal) {
   const configs::MixerConfig& m = c.attention_of(layer).mixer;
+  bool latent = latent_attention(c);
   return make_mixer(MixerOptions{.type = m.type,
                                  .causal = causal,
                                  .window = m.window,
@@ -100,6 +101,9 @@ std::unique_ptr<Mixer> make_mixer(const ModelConfig& c, int layer, bool causal) 
                                  .max_seq_len = c.max_seq_len,
                                  .tile = m.tile,
                                  .breakpoints = m.breakpoints,
+                                 .key_heads = latent ? c.n_head : c.kv_heads(),
+                                 .key_dim = c.head_width() + (latent ? c.rope_width() : 0),
+                                 .burst = m.burst,
                                  .probe = m.probe,
                                  .delta = m.delta,
                                  .epsilon = m.epsilon,

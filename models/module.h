@@ -22,6 +22,8 @@ using core::Tensor;
 struct Init {
   enum class Kind { zeros, ones, count, normal } kind = Kind::zeros;
   double std = 0;
+  bool late = false;  // a checkpoint may lack it, from before the model had it: it starts here then
+  static Init late_zeros() { return {Kind::zeros, 0, true}; }
   static Init zeros() { return {Kind::zeros}; }
   static Init ones() { return {Kind::ones}; }
   static Init count() { return {Kind::count}; }

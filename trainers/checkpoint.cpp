@@ -120,6 +120,10 @@ CheckpointState load_checkpoint(const fs::path& path, models::Module& model, Opt
   CheckpointState state = read_state(file);
   std::vector<std::pair<models::Var, Tensor>> values;
   for (models::Parameter& p : model.parameters()) {
+    if (p.init.late && !optimizer && !file.exists("/model/" + p.path)) {
+      values.emplace_back(p.var, Tensor::zeros(p.var.shape(), p.var.dtype(), p.var.device()));
+      continue;
+    }
     require_dataset(file, "/model/" + p.path);
     values.emplace_back(p.var, read_tensor(file, "/model/" + p.path, p.var.value()));
   }

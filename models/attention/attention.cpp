@@ -25,6 +25,7 @@ MultiHeadAttention::MultiHeadAttention(std::unique_ptr<Projector> projector, std
                                        std::optional<ops::RopeOptions> rope, int layer)
     : projector_(std::move(projector)), mixer_(std::move(mixer)), rope_(rope), layer_(layer) {
   child("", *projector_);
+  child("", *mixer_);
 }
 
 Var MultiHeadAttention::operator()(const Pass& pass, const Var& x) const {

@@ -25,8 +25,7 @@ struct Projector : Module {
   virtual Var out(const Pass& pass, const Var& mixed) const = 0;  // [B,T,H,D] -> [B,T,C]
 };
 
-struct Mixer {
-  virtual ~Mixer() = default;
+struct Mixer : Module {
   virtual Var mix(const Pass& pass, const Var& q, const Var& k, const Var& v) const = 0;  // -> [B,T,H,D]
   // With a cache: whether q arrives with the earlier positions' queries too, [B,S,H,D]; the result is [B,T,H,D] still.
   virtual bool needs_earlier_queries() const { return false; }
@@ -64,7 +63,10 @@ struct MixerOptions {
   double dropout = 0;
   int64_t k = 16, max_seq_len = 0;      // conv_basis: a breakpoint every ceil(max_seq_len / k) positions
   std::string tile = "auto";            // conv_basis: positions of an FFT tile
-  std::string breakpoints = "uniform";  // or recover, with ops::RecoverOptions' window (probe), delta and epsilon
+  std::string breakpoints = "uniform";  // or recover, with ops::RecoverOptions' window (probe), delta and epsilon;
+                                        // staggered or learned, with ops::PlaceOptions
+  int64_t key_heads = 0, key_dim = 0;   // learned: extents of k
+  int64_t burst = 0;                    // learned: breakpoints allowed at once
   int64_t probe = 8;
   double delta = 1, epsilon = 0;
   bool paper_gradient = false;                           // conv_basis: ops/conv_basis/paper_gradient.h

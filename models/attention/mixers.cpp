@@ -5,9 +5,13 @@
 #include "core/log.h"
 #include "models/attention/mixer_parts.h"
 #include "ops/conv_basis/conv_basis.h"
+#include "ops/conv_basis/place.h"
 #include "ops/conv_basis/recover.h"
 #include "ops/fused_attention/fused_attention.h"
+#include "ops/linear/linear.h"
 #include "ops/naive_attention/naive_attention.h"
+#include "ops/row_gate/row_gate.h"
+#include "ops/view/view.h"
 
 namespace basis::models {
 ops::AttentionOptions attention_options(const MixerOptions& o, const Pass& pass) {
@@ -74,9 +78,27 @@ struct ConvBasisMixer : Mixer {
     if (o.epsilon > o.delta / double(5 * o.probe))
       refuse("epsilon", fmt::format("at most delta / (5 probe) = {}", o.delta / double(5 * o.probe)),
              std::to_string(o.epsilon));
+    if (o.breakpoints == "staggered" || o.breakpoints == "learned") {
+      if (o.burst >= o.k) refuse("burst", fmt::format("less than k = {}", o.k), std::to_string(o.burst));
+      place = {.k = o.k, .segment = options.segment, .burst = o.burst, .stagger = o.breakpoints == "staggered"};
+      if (options.segment < 1) refuse("breakpoints", "uniform or recover without model.max_seq_len", o.breakpoints);
+    }
+    if (o.breakpoints == "learned") {
+      if (o.paper_gradient) refuse("gradient", "exact with learned breakpoints", "paper");
+      // 0: breakpoints start as uniform ones, and keys as they are.
+      parameter(score_weight, "breakpoints/weight", {o.key_heads, o.key_heads * o.key_dim}, Init::late_zeros());
+      parameter(score_bias, "breakpoints/bias", {o.key_heads}, Init::late_zeros());
+    }
   }
-  Var mix(const Pass& pass, const Var& q, const Var& k, const Var& v) const override {
+  Var mix(const Pass& pass, const Var& q, const Var& keys, const Var& v) const override {
     ops::ConvBasisOptions here = options;
+    Var k = keys, score;
+    if (score_weight) {  // [B,T,Hkv]: from a key whether its position is to be a breakpoint, and how much it weighs
+      score = ops::linear(ops::view(keys, {keys.size(0), keys.size(1), keys.size(2) * keys.size(3)}),
+                          operand(pass, score_weight), operand(pass, score_bias));
+      k = ops::row_gate(keys, score);
+    }
+    if (place) here.breakpoints = ops::place_breakpoints(q.value(), score ? score.value() : Tensor(), *place);
     here.key_lengths = pass.key_lengths;
     if (recover) here.breakpoints = ops::recover_breakpoints(q.value(), k.value(), *recover).breakpoints;
     if (pass.cache && pass.cache->length > 0) here.rows = q.size(1) - pass.cache->length;
@@ -85,11 +107,16 @@ struct ConvBasisMixer : Mixer {
   bool needs_earlier_queries() const override { return true; }
   ops::ConvBasisOptions options;
   std::optional<ops::RecoverOptions> recover;
+  std::optional<ops::PlaceOptions> place;
+  Var score_weight, score_bias;  // [Hkv, Hkv D] and [Hkv], of learned breakpoints
 };
 
 // Runs a reference beside a candidate, logs their relative difference, returns the candidate's result.
 struct CheckMixer : Mixer {
-  CheckMixer(std::unique_ptr<Mixer> r, std::unique_ptr<Mixer> c) : reference(std::move(r)), candidate(std::move(c)) {}
+  CheckMixer(std::unique_ptr<Mixer> r, std::unique_ptr<Mixer> c) : reference(std::move(r)), candidate(std::move(c)) {
+    child("", *candidate);
+    child("reference", *reference);
+  }
 
   Var mix(const Pass& pass, const Var& q, const Var& k, const Var& v) const override {
     uint64_t consumer = pass.random ? pass.random->consumer() : 0;

@@ -10,7 +10,7 @@ set -u
 basis=$1 model=$2 text=$3 out=$4 jobs=${5:-4} seeds=${6:-"1 2 3"}
 shift 6 2>/dev/null || shift $#
 a=model.attention.mixer
-conv() { echo "$a.type=conv_basis $a.k=$1 $a.breakpoints=${2:-uniform} model.dropout=0"; }
+conv() { echo "$a.type=conv_basis $a.k=$1 $a.breakpoints=${2:-uniform}"; }
 dense() { for l in "$@"; do echo "model.layers.$l.mixer.type=fused"; done; }
 variant() {  # name -> the overrides that make it
   local k=${1##*-}

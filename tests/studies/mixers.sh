@@ -11,6 +11,9 @@ variant() {  # name -> the overrides that make it
   case $1 in
     dense) echo "$a.type=fused" ;;
     conv-*) echo "$a.type=conv_basis $a.k=${1#conv-}" ;;
+    learned-* | staggered-*) echo "$a.type=conv_basis $a.k=${1##*-} $a.breakpoints=${1%%-*}" ;;
+    near-*) echo "$a.type=conv_basis $a.k=$((${1#near-} / 2)) $a.window=$((${1#near-} / 2))" ;;
+    nearlearned-*) echo "$a.type=conv_basis $a.k=$((${1#*-} / 2)) $a.window=$((${1#*-} / 2)) $a.breakpoints=learned" ;;
     window-*) echo "$a.type=window $a.window=$((${1#window-} - 1)) $a.sink=1" ;;
     third-*) echo "$a.type=conv_basis $a.k=${1#third-}" "$(dense 2 5)" ;;
     sixth-*) echo "$a.type=conv_basis $a.k=${1#sixth-}" "$(dense 5)" ;;

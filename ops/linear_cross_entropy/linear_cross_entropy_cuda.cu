@@ -61,8 +61,12 @@ __global__ void __launch_bounds__(Threads, 1024 / Threads)
   A top = -A(INFINITY), sum = 0;  // of exp(logit - top), of this thread's logits
   auto add = [&](const T* x, int count) {
     A m = top;
-    for (int k = 0; k < count; ++k) m = fmax(m, widen(x[k]));  // a NaN shows in the sum
-    if (m == -A(INFINITY)) return;
+    for (int k = 0; k < count; ++k) m = fmax(m, widen(x[k]));  // passes over NaN, which shows in the sum
+    if (m == -A(INFINITY)) {
+      for (int k = 0; k < count; ++k)
+        if (isnan(widen(x[k]))) sum = widen(x[k]);
+      return;
+    }
     A shift = shift_of<T>(m);
     sum *= exp_minus<T>(top, shift);
     for (int k = 0; k < count; ++k) sum += exp_minus<T>(widen(x[k]), shift);

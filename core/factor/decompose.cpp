@@ -64,6 +64,13 @@ void on_device(const std::vector<BasisTask>& tasks, int64_t dh, BasisChoice choi
     if (!possible) continue;
     auto first = int64_t(begin), last = int64_t(end);
     std::vector<BasisFactors> factors(end - begin);
+    int64_t d = t.weight.size(1);
+    parallel_for(last - first, 1, [&](int64_t from, int64_t to) {  // the system's pages are taken by several threads
+      for (int64_t i = from; i < to; ++i) {
+        factors[size_t(i)].t = Tensor::zeros({heads, dh, dh}, DType::f64);
+        factors[size_t(i)].c = Tensor::zeros({heads * dh, d - dh}, DType::f64);
+      }
+    });
     decompose_kernel(device.type, DType::f64, std::vector(tasks.begin() + first, tasks.begin() + last),
                      BasisRows(rows.begin() + first, rows.begin() + last), dh, device, factors);
     std::move(factors.begin(), factors.end(), all.begin() + first);

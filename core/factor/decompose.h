@@ -18,8 +18,9 @@ struct BasisTask {
 std::vector<BasisFactors> decompose_all(const std::vector<BasisTask>& tasks, int64_t head_dim, BasisChoice choice,
                                         Device device);
 
-// Fills factors[i] of tasks that all have the shapes of the first; rows[i] are the rows to take, or empty: `pivoted`.
-// What it cannot do it leaves without rows, for the CPU; a head's condition is NaN where f64 squares do not tell it.
+// Fills factors[i], whose t and c have their shapes, of tasks that all have the shapes of the first; rows[i] are the
+// rows to take, or empty: `pivoted`. What it cannot do it leaves without rows, for the CPU; a head's condition is NaN
+// where f64 squares do not tell it.
 using BasisRows = std::vector<std::vector<int64_t>>;
 inline constinit KernelTable<void(const std::vector<BasisTask>& tasks, const BasisRows& rows, int64_t head_dim,
                                   Device device, std::vector<BasisFactors>& factors)>

@@ -251,9 +251,8 @@ void decompose_cuda(const std::vector<BasisTask>& tasks, const BasisRows& given,
     f.rows = rows[size_t(i)];
     if (f.rows.empty()) continue;
     f.rest = rest[size_t(i)];
-    f.t = t.slice(0, i * heads, (i + 1) * heads).to(cpu);
-    f.c = c ? c.slice(0, i * heads, (i + 1) * heads).to(cpu).view({heads * b.dh, b.d - b.dh})
-            : Tensor::empty({heads * b.dh, 0}, DType::f64);
+    f.t.copy_from(t.slice(0, i * heads, (i + 1) * heads));
+    if (c) f.c.view({heads, b.dh, b.d - b.dh}).copy_from(c.slice(0, i * heads, (i + 1) * heads));
     for (int64_t h = i * heads; h < (i + 1) * heads; ++h)
       f.heads.push_back({condition_of[size_t(h)], std::bit_cast<double>(bits[size_t(h)])});
   }

@@ -13,8 +13,8 @@ struct DecomposeBench {
 };
 
 // Prints by choice of the basis the seconds that choosing the rows and factoring in f64 take over all layers, from
-// weights on the host to factors on the host, and the worst condition number. On a GPU also the seconds of the first
-// call, which loads libraries, and how many of the layers' bases are those of the CPU.
+// weights on the host to factors on the host, of a second call and of the first, which loads libraries and takes
+// memory; the worst condition number; and how many of the layers' bases are those of the CPU.
 void bench_decompose(const DecomposeBench& o);
 
 }  // namespace basis::trainers

@@ -124,6 +124,7 @@ Launch find_launch(const Environment& environment) {
       {"mpiexec (MPICH)", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"}};
   for (const Names& n : mpis)
     if (environment(n.rank) || environment(n.size)) {
+      if (environment("SLURM_STEP_ID") && !environment(n.local)) continue;  // srun --mpi=pmi2 sets PMI_RANK too
       Launch l = read(environment, n);
       l.mpi = true;
       return l;
@@ -167,6 +168,13 @@ CommunicatorPtr join(const configs::Config& c, const Launch& launch) {
     read_master([](const char* name) -> const char* { return std::getenv(name); }, place);
   double timeout = c.dist.timeout_s;
   CommunicatorPtr control = mpi ? mpi_communicator(timeout) : tcp_communicator(place, timeout);
+  if (control->rank() != launch.rank || control->size() != launch.size)
+    throw core::Error(
+        {.where = launch.by,
+         .expected = fmt::format("MPI to say rank {} of {}, as the environment", launch.rank, launch.size),
+         .got = fmt::format("rank {} of {}", control->rank(), control->size()),
+         .remedy = "use the mpirun of the MPI that basis was built with, or dist.backend: tcp",
+         .code = core::ExitCode::usage});
   bool gpus = on_gpus(c, *control, launch.local_rank);
   CommunicatorPtr group = gpus ? nccl_communicator(control, core::cuda(), timeout) : control;
   print_who_joined(*control, group->name(), launch,

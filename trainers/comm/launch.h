@@ -37,7 +37,7 @@ CommunicatorPtr tcp_communicator(const Launch& launch, double timeout_s);
 
 // Starts `count` copies of this program as ranks of one run on this host and waits for them: 0 when all succeeded, else
 // the first failure's exit code (5 for a rank that a signal killed). SIGTERM and SIGINT are passed on; ranks that
-// outlive a lost one by `timeout_s` are killed.
+// outlive another by more than `timeout_s` are killed.
 int run_local_ranks(int count, bool gpus, double timeout_s);
 bool is_local_rank();  // whether run_local_ranks started this process
 

@@ -5,6 +5,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
@@ -76,19 +77,18 @@ int run_local_ranks(int count, bool gpus, double timeout_s) {
     ranks.push_back(child);
   }
   listener = Socket();  // rank 0 has it
-  int left = count, code = 0;
-  bool lost = false;
-  Deadline end{};
+  int left = count, code = 0, stopped_by = 0;
+  Deadline end = Deadline::max();  // set when the first rank has ended
   while (left > 0) {
     if (int signal = passed_on) {
-      passed_on = 0;
+      passed_on = 0, stopped_by = signal;
       for (pid_t p : ranks)
         if (p) ::kill(p, signal);
     }
     int status = 0;
     pid_t ended = ::waitpid(-1, &status, WNOHANG);
     if (ended <= 0) {
-      if (lost && std::chrono::steady_clock::now() > end)
+      if (std::chrono::steady_clock::now() > end)
         for (pid_t p : ranks)
           if (p) ::kill(p, SIGKILL);
       std::this_thread::sleep_for(std::chrono::milliseconds(10));
@@ -98,10 +98,11 @@ int run_local_ranks(int count, bool gpus, double timeout_s) {
       if (ranks[r] != ended) continue;
       ranks[r] = 0, --left;
       int own = WIFEXITED(status) ? WEXITSTATUS(status) : int(core::ExitCode::rank_lost);
-      if (WIFSIGNALED(status)) core::log_warning("rank {} was ended by signal {}", r, WTERMSIG(status));
+      bool asked = WIFSIGNALED(status) && WTERMSIG(status) == stopped_by;  // before there was anything to save
+      if (asked) own = 128 + stopped_by;
+      if (WIFSIGNALED(status) && !asked) core::log_warning("rank {} was ended by signal {}", r, WTERMSIG(status));
+      end = std::min(end, after(timeout_s + 2));
       if (own == 0) continue;
-      if (!lost) end = after(timeout_s + 2);
-      lost = true;
       if (code == 0 || code == int(core::ExitCode::rank_lost)) code = own;  // what it was, rather than who noticed
     }
   }

@@ -1,6 +1,7 @@
 // What forward and backward of one head share on the CPU: its Toeplitz factors, and transforms of its channels.
 #pragma once
 
+#include <cmath>
 #include <optional>
 
 #include "core/parallel.h"
@@ -81,15 +82,15 @@ void add_cells(const Head<T>& h, const Spectra<T>& s, T* y, int64_t channels) {
   });
 }
 
-// [v 1] [T][Dv + 1], zero for padded keys. Values beyond 2^60 are brought down by a power of two, so that sums of them
-// stay finite.
+// [v 1] [T][Dv + 1], zero for padded keys. The values are in units of a power of two near the largest: a transform
+// rounds each channel by the size of the one that it is paired with, and sums of them must stay finite.
 template <class T>
 Tensor values_and_ones(const Head<T>& h, T& unit) {
   Tensor x = Tensor::zeros({h.n.T, h.n.Dv + 1}, core::dtype_of<T>());
   T largest = 0;
   for (int64_t j = 0; j < h.keys; ++j)
     for (int64_t d = 0; d < h.n.Dv; ++d) largest = std::max(largest, std::abs(h.value(j)[d]));
-  unit = largest > T(0x1p60) ? T(0x1p80) : T(1);
+  unit = std::isfinite(largest) && largest > 0 ? std::ldexp(T(1), std::max(std::ilogb(largest), -60)) : T(1);
   for (int64_t j = 0; j < h.keys; ++j) {
     T* row = x.data<T>() + j * (h.n.Dv + 1);
     for (int64_t d = 0; d < h.n.Dv; ++d) row[d] = h.value(j)[d] / unit;

@@ -236,6 +236,26 @@ TEST(LowRankAttention, WhatARowDoesNotSeeLeavesNoRoundingBehind) {
   for (size_t i = 0; i < got.size(); ++i) EXPECT_NEAR(got[i], expected[i], 2e-6) << i;
 }
 
+TEST(LowRankAttention, WorkIsLinearWhereRowsChangeLittle) {
+  for (int64_t n : {1 << 12, 1 << 15}) {
+    std::vector<int64_t> begin{0};
+    std::vector<int32_t> changes;  // each row sees one more key, and from 1000 on one fewer behind
+    for (int32_t i = 0; i < n; ++i) {
+      changes.push_back(i);
+      if (i >= 1000) changes.push_back(i - 1000);
+      begin.push_back(int64_t(changes.size()));
+    }
+    RowMask changed = row_changes(begin, changes, n), sliding = sliding_rows(1000, n, n);
+    for (const RowMask& mask : {changed, sliding, shifted_blocks(1000, true, n, n)}) {
+      int64_t tiles = mask.groups * n / kMaskTile;
+      EXPECT_LE(mask.bits.size(0), 4 * tiles);
+      EXPECT_LE(mask.by_row.nodes.numel(), 12 * tiles);
+      EXPECT_LE(mask.by_key.nodes.numel(), 12 * tiles);
+    }
+    EXPECT_EQ(changed.bits.size(0), sliding.bits.size(0));
+  }
+}
+
 TEST(LowRankAttention, MasksRefuseWhatCannotBe) {
   EXPECT_THROW(continuous_rows({{0, 5}}, 1, 4), core::Error);
   EXPECT_THROW(continuous_rows({{-1, 2}}, 1, 4), core::Error);

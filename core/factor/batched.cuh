@@ -46,8 +46,8 @@ void gemm_batched(Device device, cublasOperation_t ta, cublasOperation_t tb, int
 Tensor gather_t(const Batch& b, const Tensor& w, const Tensor& rows);
 
 // rows [tasks, dh] i32 on the device: what choose_basis takes with `pivoted` and a partner. w [all, dh, d] f64, partner
-// [all * group, dh, n] f64, open [tasks, d] u8 (1: may be taken; those chosen are cleared). singular [all] i32 receives
-// 1 where a head has not full rank, so that its task's rows mean nothing.
+// [all * group * dh, n] f64, open [tasks, d] u8 (1: may be taken; those chosen are cleared). singular [all] i32
+// receives 1 where a head has not full rank, so that its task's rows mean nothing.
 Tensor choose_rows(const Batch& b, const Tensor& w, const Tensor& partner, const Tensor& open, const Tensor& singular);
 
 // The exchanges that follow the greedy choice (least_error.h); changes rows and open.

@@ -127,7 +127,8 @@ Tensor quotient(const Batch& s, const Tensor& w, const Tensor& w32, const Tensor
 
 // p [all, d]
 Tensor shares(const Batch& s, const Tensor& w32, const Tensor& partner) {
-  int n = s.all(), dh = s.dh, d = s.d, columns = int(partner.size(-1)), group = int(partner.size(0) / n);
+  int n = s.all(), dh = s.dh, d = s.d, columns = int(partner.size(-1)),
+      group = int(partner.size(0) / (int64_t(n) * dh));
   Tensor p = s.empty({n, d}, DType::f32), scratch = p.empty_like(), x = w32.empty_like();
   Tensor gram = s.empty({n, dh, dh}, DType::f64);
   int64_t stride = int64_t(dh) * columns;

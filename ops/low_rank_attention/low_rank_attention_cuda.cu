@@ -1,4 +1,4 @@
-// Packed operands and sums in f32 (f64). A product is two kernels: sums of x^T y over tiles, carried or built into a
+// A product is two kernels: sums of x^T y over tiles, carried or built into a
 // tree by a third, and for each tile of 64 rows their product with a plus the squares evaluated pair by pair; both run
 // on 64-wide blocks in shared memory, and nothing larger than the sums is written between them.
 #include "core/cuda/launch.cuh"
@@ -16,86 +16,6 @@ template <class A>
 struct alignas(4 * sizeof(A) > 16 ? 16 : 4 * sizeof(A)) Four {
   A v[4];
 };
-
-template <class T>
-__global__ void pack_kernel(const T* x, const int32_t* lengths, int64_t front, int64_t n, int64_t N, int64_t H,
-                            int64_t w, int64_t long_n, int64_t width, Accumulator<T>* packed) {
-  grid_stride(n, [&](int64_t at) {
-    int64_t c = at % width, p = at / width % long_n - front, z = at / width / long_n, b = z / H;
-    bool inside = p >= 0 && p < N && (!lengths || p < lengths[b]);
-    packed[at] = !inside ? Accumulator<T>(0) : c < w ? widen(x[((b * N + p) * H + z % H) * w + c]) : Accumulator<T>(1);
-  });
-}
-
-template <class T>
-void pack(const Tensor& x, const Tensor& lengths, int64_t front, bool, const Tensor& packed) {
-  launch(pack_kernel<T>, x.device(), grid_for(packed.numel(), kThreads), kThreads, x.data<T>(),
-         lengths ? lengths.data<int32_t>() : nullptr, front, packed.numel(), x.size(1), x.size(2), x.size(3),
-         packed.size(1), packed.size(2), packed.data<Accumulator<T>>());
-}
-
-template <class T>
-__global__ void unpack_kernel(const Accumulator<T>* packed, const int32_t* lengths, int64_t front, int64_t n, int64_t N,
-                              int64_t H, int64_t w, int64_t long_n, int64_t group, T* x) {
-  grid_stride(n, [&](int64_t at) {
-    int64_t c = at % w, h = at / w % H, i = at / w / H % N, b = at / w / H / N;
-    Accumulator<T> sum = 0;
-    if (!lengths || i < lengths[b])
-      for (int64_t e = 0; e < group; ++e) sum += packed[(((b * H + h) * group + e) * long_n + front + i) * w + c];
-    x[at] = device_convert<T>(sum);
-  });
-}
-
-template <class T>
-void unpack(const Tensor& packed, const Tensor& lengths, int64_t front, const Tensor& x) {
-  launch(unpack_kernel<T>, x.device(), grid_for(x.numel(), kThreads), kThreads, packed.data<Accumulator<T>>(),
-         lengths ? lengths.data<int32_t>() : nullptr, front, x.numel(), x.size(1), x.size(2), x.size(3), packed.size(1),
-         packed.size(0) / (x.size(0) * x.size(2)), x.data<T>());
-}
-
-template <class T>
-__global__ void divide_kernel(const Accumulator<T>* sums, int64_t front, int64_t n, int64_t N, int64_t H, int64_t w,
-                              int64_t long_n, T* o, Accumulator<T>* mass) {
-  grid_stride(n, [&](int64_t at) {
-    int64_t c = at % w, h = at / w % H, i = at / w / H % N, z = at / w / H / N * H + h;
-    const Accumulator<T>* row = sums + (z * long_n + front + i) * (w + 1);
-    if (c == 0) mass[z * N + i] = row[w];
-    o[at] = device_convert<T>(row[w] != 0 ? row[c] / row[w] : Accumulator<T>(0));
-  });
-}
-
-template <class T>
-void divide(const Tensor& sums, int64_t front, const Tensor& o, const Tensor& mass) {
-  launch(divide_kernel<T>, o.device(), grid_for(o.numel(), kThreads), kThreads, sums.data<Accumulator<T>>(), front,
-         o.numel(), o.size(1), o.size(2), o.size(3), sums.size(1), o.data<T>(), mass.data<Accumulator<T>>());
-}
-
-// A warp a row.
-template <class T>
-__global__ void gradient_kernel(const T* dout, const T* o, const Accumulator<T>* mass, int64_t front, int64_t rows,
-                                int64_t N, int64_t H, int64_t w, int64_t long_n, Accumulator<T>* g) {
-  int64_t row = int64_t(blockIdx.x) * (kThreads / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
-  if (row >= rows) return;
-  int64_t z = row / long_n, i = row % long_n - front;
-  Accumulator<T>* to = g + row * (w + 1);
-  Accumulator<T> m = i >= 0 && i < N ? mass[z * N + i] : Accumulator<T>(0), dot = 0;
-  int64_t at = m != 0 ? ((z / H * N + i) * H + z % H) * w : 0;
-  for (int64_t c = lane; c < w; c += 32) {
-    Accumulator<T> dy = m != 0 ? widen(dout[at + c]) / m : Accumulator<T>(0);
-    to[c] = dy;
-    if (m != 0) dot += dy * widen(o[at + c]);
-  }
-  dot = warp_reduce<Sum>(dot);
-  if (lane == 0) to[w] = -dot;
-}
-
-template <class T>
-void gradient(const Tensor& dout, const Tensor& o, const Tensor& mass, int64_t front, const Tensor& g) {
-  int64_t rows = g.size(0) * g.size(1), each = kThreads / 32;
-  launch(gradient_kernel<T>, o.device(), (rows + each - 1) / each, kThreads, dout.data<T>(), o.data<T>(),
-         mass.data<Accumulator<T>>(), front, rows, o.size(1), o.size(2), o.size(3), g.size(1),
-         g.data<Accumulator<T>>());
-}
 
 // sum[r][c] += sum over k < depth of left[k][4 ty + r] right[k][tx + 16 c].
 template <int Columns, class A>
@@ -283,18 +203,8 @@ void product(const Visible& v, const Tensor& a, const Tensor& x, const Tensor& y
   (odd ? product_of<5, A> : product_of<4, A>)(v, a, x, y, states, out);
 }
 
-template <class T>
-bool add_kernels() {
-  constexpr DType dtype = dtype_of<T>();
-  return low_rank_pack.set(DeviceType::cuda, dtype, pack<T>) &&
-         low_rank_unpack.set(DeviceType::cuda, dtype, unpack<T>) &&
-         low_rank_divide.set(DeviceType::cuda, dtype, divide<T>) &&
-         low_rank_gradient.set(DeviceType::cuda, dtype, gradient<T>);
-}
-[[maybe_unused]] const bool registered = add_kernels<double>() && add_kernels<float>() && add_kernels<bf16>() &&
-                                         add_kernels<f16>() &&
-                                         low_rank_product.set(DeviceType::cuda, DType::f32, product<float>) &&
-                                         low_rank_product.set(DeviceType::cuda, DType::f64, product<double>);
+REGISTER_KERNEL(low_rank_product, cuda, f32, product<float>)
+REGISTER_KERNEL(low_rank_product, cuda, f64, product<double>)
 
 }  // namespace
 }  // namespace basis::ops

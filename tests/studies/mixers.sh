@@ -15,6 +15,8 @@ variant() {  # name -> the overrides that make it
     near-*) echo "$a.type=conv_basis $a.k=$((${1#near-} / 2)) $a.window=$((${1#near-} / 2))" ;;
     nearlearned-*) echo "$a.type=conv_basis $a.k=$((${1#*-} / 2)) $a.window=$((${1#*-} / 2)) $a.breakpoints=learned" ;;
     window-*) echo "$a.type=window $a.window=$((${1#window-} - 1)) $a.sink=1" ;;
+    low-*) echo "$a.type=low_rank $a.features=${1#low-}" ;;
+    lora-*) echo "$a.type=long_lora $a.group=${1#lora-}" ;;
     third-*) echo "$a.type=conv_basis $a.k=${1#third-}" "$(dense 2 5)" ;;
     sixth-*) echo "$a.type=conv_basis $a.k=${1#sixth-}" "$(dense 5)" ;;
   esac

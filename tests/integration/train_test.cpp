@@ -215,6 +215,7 @@ TEST_F(Program, BadInputHasItsExitCodeAndOneMessage) {
     int code;
     const char* says;
   };
+  const std::string mixer = "model.attention.mixer.";
   const Case cases[] = {
       {{}, 2, "subcommand"},
       {{"trian"}, 2, ""},
@@ -229,6 +230,13 @@ TEST_F(Program, BadInputHasItsExitCodeAndOneMessage) {
       {{"train", good, "model.n_layer=zwei"}, 2, "whole number"},
       {{"train", good, "model.n_layer=0"}, 2, "at least 1"},
       {{"train", good, "model.n_head=3"}, 2, "divisor"},
+      {{"train", good, mixer + "type=conv_basis", mixer + "k=0"}, 2, "mixer.k: expected a whole number of at least 1"},
+      {{"train", good, mixer + "type=conv_basis", mixer + "k=100000"}, 2, "to model.max_seq_len"},
+      {{"train", good, mixer + "type=conv_basis", mixer + "sink=1"}, 2, "use type: window"},
+      {{"train", good, mixer + "type=conv_basis", "model.dropout=0.5"}, 2, "no dropout"},
+      {{"train", good, mixer + "type=conv_basis", mixer + "breakpoints=[3,1]"}, 2, "uniform"},
+      {{"train", good, mixer + "type=conv_basis", "data.seq_len=0"}, 2, "data.seq_len"},
+      {{"train", good, "model.layers={0: {mixer: {type: conv_basis, k: 100000}}}"}, 2, "to model.max_seq_len"},
       {{"train", good, "model.n_kv_head=3"}, 2, "divisor"},
       {{"train", good, "model.family=gpt5"}, 2, "gpt2|llama|bert"},
       {{"train", good, "model.attention.mixer.type=window"}, 2, "window"},

@@ -14,6 +14,7 @@
 #include "trainers/hf/directory.h"
 #include "trainers/hf/regauge.h"
 #include "trainers/session.h"
+#include "trainers/step.h"
 #include "trainers/trainer.h"
 
 namespace basis::trainers::hf {
@@ -255,6 +256,18 @@ TEST_F(Convert, BuffersTiesAndStrangersAreListed) {
   EXPECT_EQ(tensors["unexpected"], json({"score.weight"}));
 }
 
+TEST_F(Convert, SourcesThatAreNoneAreNamed) {
+  auto bad = core::ExitCode::bad_file;
+  expect_refused(dir_ / "nowhere", bad, "nothing there");
+  fs::path from = source("gpt2");
+  std::ofstream(from / "config.json") << "{";
+  expect_refused(from, bad, "expected JSON");
+  fs::remove(from / "config.json");
+  expect_refused(from, bad, "config.json beside the weights");
+  fs::remove(from / "model.safetensors");
+  expect_refused(from, bad, "a run directory with a checkpoint");
+}
+
 TEST_F(Convert, ADestinationWithFilesIsLeftAlone) {
   fs::path from = source("gpt2");
   fs::create_directories(dir_ / "full");
@@ -332,6 +345,23 @@ TEST_P(Checkpoints, ReferenceLogitsAndGreedyContinuation) {
   Regauged paper = to_bd(*exact.model, {.basis = "residual_min"});
   EXPECT_GT(worst(paper, "qk"), 20 * worst(bd, "qk"));
   EXPECT_GT(worst(paper, "vo"), 10 * worst(bd, "vo"));
+}
+
+// As reference.json says: 200 windows of 256 tokens of WikiText-2's test text, each alone, its first token unscored.
+TEST_P(Checkpoints, PerplexityOfTheReference) {
+  const char* shared = std::getenv("BASIS_SHARED");
+  fs::path from = fs::path(shared ? shared : "") / "checkpoints" / GetParam();
+  fs::path text = fs::path(shared ? shared : "") / "data/wikitext2-test.txt";
+  if (!shared || !fs::exists(from) || !fs::exists(text)) GTEST_SKIP() << "set BASIS_SHARED to the shared directory";
+  std::ifstream file(from / "reference.json");
+  json reference = json::parse(file);
+  if (!reference.contains("ppl")) GTEST_SKIP() << "no perplexity of " << GetParam();
+  convert({.source = from, .destination = dir_ / "run", .verify = false});
+  Loaded run = load_model((dir_ / "run").string(), {"run.device=cpu", "data.val=[" + text.string() + "]"});
+  EvalDataset windows = open_windows(run.config, run.tokenizer, reference["window"], reference["windows"]);
+  EvalResult result = evaluate(*run.model, windows, run.compute, *null_communicator());
+  EXPECT_EQ(result.tokens, reference["tokens_scored"].get<int64_t>());
+  EXPECT_NEAR(std::exp(result.loss) / reference["ppl"].get<double>(), 1, 1e-4);
 }
 
 INSTANTIATE_TEST_SUITE_P(Shared, Checkpoints, ::testing::Values("gpt2", "llama", "bert", "deepseek-mla"),

@@ -136,7 +136,11 @@ json parse_json(std::string_view text, const std::string& name) {
     if (!quoted && (c == '{' || c == '[') && ++depth > 64) throw bad_file(name, "at most 64 levels", "deeper JSON");
     if (!quoted && (c == '}' || c == ']')) --depth;
   }
-  return with_json_errors(name, [&] { return json::parse(text); });
+  try {
+    return json::parse(text);
+  } catch (const json::exception& e) {
+    throw bad_file(name, "JSON", e.what());
+  }
 }
 
 json bpe_to_json(const BpeModel& model) {

@@ -197,13 +197,23 @@ bool to_basis(const ConvertOptions& o, const Source& s) {
   return basis;
 }
 
+Source open_source(const fs::path& path) {
+  std::error_code ignored;
+  if (is_hugging_face(path)) return open_hugging_face(path);
+  if (!fs::exists(path, ignored))
+    throw bad_file(path.string(), "a Hugging Face directory, a run directory or a checkpoint", "nothing there");
+  if (fs::exists(path / "model.safetensors", ignored) || fs::exists(path / "model.safetensors.index.json", ignored))
+    throw bad_file(path.string(), "config.json beside the weights", "none");
+  return open_basis(path);
+}
+
 }  // namespace
 
 ordered_json convert(const ConvertOptions& o) {
   auto start = std::chrono::steady_clock::now();
   auto seconds = [&] { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(); };
   Staging staging(o.destination);
-  Source s = is_hugging_face(o.source) ? open_hugging_face(o.source) : open_basis(o.source);
+  Source s = open_source(o.source);
   DType dtype = o.dtype.empty() ? s.dtype : core::parse_dtype(o.dtype);
   bool basis = to_basis(o, s);
   ordered_json report = {{"source", o.source.string()},  {"destination", o.destination.string()},

@@ -76,12 +76,17 @@ __global__ void carry_kernel(Visible v, int64_t size, int64_t n, A* states) {
   if (at >= n) return;
   bool backward = v.transposed && v.kind == Visible::Kind::causal;
   A* column = states + at / size * slots * size + at % size;
+  auto place = [&](int64_t c) { return (backward ? slots - 1 - c : c) * size; };
   A sum = 0;
-  column[backward ? (slots - 1) * size : 0] = 0;
-#pragma unroll 8
-  for (int64_t c = 1; c < slots; ++c) {
-    A* here = column + (backward ? slots - 1 - c : c) * size;
-    *here = sum += *here;
+  column[place(0)] = 0;
+  constexpr int kAhead = 16;  // loads under way before the first store that they might alias
+  for (int64_t c = 1; c < slots; c += kAhead) {
+    A next[kAhead];
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) next[i] = c + i < slots ? column[place(c + i)] : A(0);
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i)
+      if (c + i < slots) column[place(c + i)] = sum += next[i];
   }
 }
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # One command for a machine with a GPU: builds with CUDA, checks and measures everything there, prints a table last.
-#   ./tests/gpu.sh [PART...]    parts, all by default: build tests gradcheck memcheck racecheck bench pytorch
+#   ./tests/gpu.sh [PART...]    parts, all by default: build tests gradcheck memcheck racecheck drills bench pytorch
 # Each part's output goes to $OUT (default build-cuda/gpu)/PART.log, JSON beside it. A part that fails is reported and
 # the rest go on; the exit status is then 1. BASIS_PART_TIMEOUT bounds one command (seconds, default 900);
 # BASIS_BUILD_DIR names a build directory other than build-cuda; BASIS_GPU_FILTER the tests the sanitizers run.
@@ -66,6 +66,7 @@ run_part() {
     tests) part tests $tests --gtest_brief=1 ;;
     gradcheck) for dtype in f32 bf16 f16; do JSON=1 part "gradcheck-$dtype" $basis gradcheck --device cuda --dtype $dtype --json; done ;;
     memcheck | racecheck) sanitize "$1" ;;
+    drills) part drills tests/gpu_drills.sh $basis ;;
     bench) for what in attention bd conv projection step; do JSON=1 part "bench-$what" $basis bench $what --json; done ;;
     pytorch)
       local script name
@@ -83,7 +84,7 @@ run_part() {
   esac
 }
 
-[ $# -gt 0 ] || set -- build tests gradcheck memcheck racecheck bench pytorch
+[ $# -gt 0 ] || set -- build tests gradcheck memcheck racecheck drills bench pytorch
 gpu=$(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null | head -1)
 [ -n "$gpu" ] || { echo "gpu.sh: no NVIDIA GPU answers here" >&2; exit 2; }
 for name in "$@"; do run_part "$name"; done

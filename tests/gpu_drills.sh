@@ -12,7 +12,7 @@ set -u
 basis=$(readlink -f "$1") drills=${2:-6} budget=${3:-100}
 gpus=$(nvidia-smi -L 2>/dev/null | wc -l)
 [ "$gpus" -gt 0 ] || { echo "SKIPPED: no GPU"; exit 77; }
-ranks=$((gpus > 2 ? gpus : gpus == 2 ? 2 : 3)) timeout=5 port=29800 steps=150
+ranks=$((gpus > 2 ? gpus : gpus == 2 ? 2 : 3)) timeout=8 port=29800 steps=150
 dir=$(mktemp -d) failed=0
 clean() { kill -9 "${pids[@]}" 2>/dev/null; rm -rf "$dir"; }
 pids=()
@@ -40,7 +40,7 @@ start() {  # NAME KEY=VALUE...: all ranks, in the background
   port=$((port + 1)) pids=()
   for ((r = 0; r < ranks; r++)); do
     env="LOCAL_RANK=$r"
-    [ "$gpus" -ge "$ranks" ] || env="LOCAL_RANK=0 NCCL_HOSTID=host$r NCCL_SOCKET_IFNAME=lo NCCL_IB_DISABLE=1"
+    [ "$gpus" -ge "$ranks" ] || env="LOCAL_RANK=0 NCCL_HOSTID=host$r NCCL_NET=Socket NCCL_SOCKET_IFNAME=lo"
     env RANK=$r WORLD_SIZE=$ranks MASTER_ADDR=127.0.0.1 MASTER_PORT=$port OMP_NUM_THREADS=1 $env \
       "$basis" train "$dir/run.yaml" run.name="$name" "$@" >"$dir/log.$r" 2>&1 &
     pids+=($!)
@@ -70,7 +70,8 @@ for kind in "f32 0" "bf16 1"; do
   began=$(date +%s%N)
   finish
   length=$(awk -v n=$(($(date +%s%N) - began)) 'BEGIN { print n / 1e9 }')
-  [ "${codes[*]}" = "$(printf '0 %.0s' $(seq $ranks) | sed 's/ $//')" ] || fail "$ranks ranks, $kind: exit ${codes[*]}"
+  [ "${codes[*]}" = "$(printf '0 %.0s' $(seq $ranks) | sed 's/ $//')" ] ||
+    { fail "$ranks ranks, $kind: exit ${codes[*]}"; exit 1; }
   whole[$1]=$(loss whole-$1)
   say "$ranks ranks on $gpus GPU(s), $1, ZeRO $2: ${whole[$1]}; $(grep -o "ranks through nccl.*" "$dir/log.0" | head -1)"
 done

@@ -9,6 +9,7 @@
 #include <chrono>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <sstream>
 #include <thread>
 
@@ -149,6 +150,48 @@ TEST_F(Launching, TheEnvironmentIsReadInOrder) {
   all.push_back({"TORCHELASTIC_USE_AGENT_STORE", "True"});
   EXPECT_EQ(launch(all).port, 29501);
   EXPECT_EQ(launch({}).size, 1);
+}
+
+// What NCCL's ranks do over their control channel when a collective fails: whoever is left learns who is not.
+TEST_F(Launching, TheRollIsCalled) {
+  auto with_ranks = [](int port, const std::function<void(Communicator&, int)>& f) {
+    std::vector<std::thread> threads;
+    for (int r = 0; r < 4; ++r)
+      threads.emplace_back([=] {
+        Launch launch{.rank = r, .size = 4, .local_rank = r, .master = "127.0.0.1", .port = port};
+        try {
+          f(*tcp_communicator(launch, 20), r);
+        } catch (const std::exception& e) {
+          ADD_FAILURE() << "rank " << r << ": " << e.what();
+        }
+      });
+    for (std::thread& t : threads) t.join();
+  };
+  for (int silent : {0, 2})  // frozen: it answers nobody
+    with_ranks(29700 + silent, [silent](Communicator& c, int r) {
+      if (r == silent) return std::this_thread::sleep_for(std::chrono::seconds(2));
+      EXPECT_EQ(c.gone(), "");
+      EXPECT_EQ(c.absent(r == 0 ? 0.5 : 1), fmt::format("rank {}", silent)) << r;
+    });
+  with_ranks(29711, [](Communicator& c, int r) {  // ended: rank 0 sees it at once, whoever asks
+    if (r == 2) return;
+    auto began = Clock::now();
+    while (r == 0 && c.gone().empty()) std::this_thread::yield();
+    EXPECT_EQ(c.absent(10), "rank 2") << r;
+    EXPECT_LT(Clock::now() - began, std::chrono::seconds(5));
+  });
+  with_ranks(29712, [](Communicator& c, int r) {  // all are there, one in the middle of another operation
+    if (r == 3) {
+      try {
+        c.barrier();
+        ADD_FAILURE() << "a barrier without the others";
+      } catch (const core::Error& e) {
+        EXPECT_NE(std::string(e.what()).find("rank 3"), std::string::npos) << e.what();
+      }
+      return;
+    }
+    EXPECT_EQ(c.absent(r == 0 ? 0.5 : 1), "rank 3") << r;
+  });
 }
 
 // Every rank leaves in time with a code that is not 0, and says why.

@@ -12,16 +12,36 @@
 namespace basis::ops {
 namespace {
 
-// One row from its share of the FFT (num [Dv + 1] at `shift`) and its near keys. False when it must be done directly.
+// By row, how much smaller than 1 the values (by channel at most 1, beside ones) are that the row sees, in the worst
+// channel: what later keys and the channel that shares its transform add to it is rounding of theirs, not of its own.
 template <class T>
-bool finish_row(const Head<T>& h, int64_t i, const T* num, T shift, T bound, T unit, T* near, T* o, T& lse) {
+std::vector<T> excess(const Head<T>& h, const T* values, const std::vector<T>& unit) {
+  int64_t length = h.n.T;
+  std::vector<T> worst(size_t(length), T(1)), seen(static_cast<size_t>(h.n.Dv), T(0));
+  for (int64_t j = 0; j < length && h.options.causal; ++j) {
+    T least = 1;
+    for (int64_t d = 0; d < h.n.Dv; ++d) {
+      T& s = seen[size_t(d)];
+      s = std::max(s, std::abs(values[j * (h.n.Dv + 1) + d]));
+      if (unit[size_t(d)] > 0) least = std::min(least, s);
+    }
+    worst[size_t(j)] = 1 / least;
+  }
+  return worst;
+}
+
+// One row from its share of the FFT (num [Dv + 1] at `shift`) and its near keys; `bound` is what its tile moves,
+// in units of what the row sees. False when it must be done directly.
+template <class T>
+bool finish_row(const Head<T>& h, int64_t i, const T* num, T shift, T bound, const std::vector<T>& unit, T* near, T* o,
+                T& lse) {
   int64_t low = std::max<int64_t>(0, i - h.options.window + 1), high = std::min(h.last_key(i), i + h.options.window);
   T top = shift;
   for (int64_t j = low; j < high; ++j) top = std::max(top, near[j - low] = h.score(i, j));
   T far = std::exp(shift - top), sum = far * num[h.n.Dv];
   for (int64_t j = low; j < high; ++j) sum += near[j - low] = std::exp(near[j - low] - top);
   if (!(far * bound <= T(kLargestRatio) * sum)) return false;
-  for (int64_t d = 0; d < h.n.Dv; ++d) o[d] = far * num[d] / sum * unit;
+  for (int64_t d = 0; d < h.n.Dv; ++d) o[d] = far * num[d] / sum * unit[size_t(d)];
   for (int64_t j = low; j < high; ++j)
     for (int64_t d = 0; d < h.n.Dv; ++d) o[d] += near[j - low] / sum * h.value(j)[d];
   lse = top + std::log(sum);
@@ -34,7 +54,7 @@ void forward_head(Head<T>& h, T* out, T* lse, uint8_t* direct) {
   Factors<T> f(h);
   const Partition& p = h.partition;
   int64_t channels = h.n.Dv + 1;
-  T unit = 1;
+  std::vector<T> unit;
   Tensor values = values_and_ones(h, unit), sums = Tensor::zeros({p.T, channels}, core::dtype_of<T>());
   Transformed<T> x(h, values.data<T>(), channels, true, f.upper.has_value());
   Spectra<T> y(p.tiles, 2 * p.L, channels);
@@ -45,13 +65,14 @@ void forward_head(Head<T>& h, T* out, T* lse, uint8_t* direct) {
     f.upper->transposed(x.tiles, z);
     add_cells(h, z, sums.data<T>(), channels);
   }
+  std::vector<T> larger = excess(h, values.data<T>(), unit);
   parallel_for(p.T, 64, [&](int64_t begin, int64_t end) {
     std::vector<T> scratch(static_cast<size_t>(p.T));
     for (int64_t i = begin; i < end; ++i) {
       size_t t = size_t(i / p.L);
       T* o = out + i * h.n.H * h.n.Dv;
-      bool done =
-          finish_row(h, i, sums.data<T>() + i * channels, f.shift[t], f.bound[t], unit, scratch.data(), o, lse[i]);
+      bool done = finish_row(h, i, sums.data<T>() + i * channels, f.shift[t], f.bound[t] * larger[size_t(i)], unit,
+                             scratch.data(), o, lse[i]);
       if (!done) lse[i] = h.direct_row(i, scratch.data(), o);
       direct[i] = !done;
     }
@@ -150,8 +171,6 @@ void backward_head(Head<T>& h, const T* out, const T* dout, const T* lse, const 
   DType dtype = core::dtype_of<T>();
   g.low = Tensor::zeros({p.segments(), p.T}, dtype);
   if (f.upper) g.up = Tensor::zeros({p.segments(), p.T}, dtype);
-  T unit = 1;
-  Tensor values = values_and_ones(h, unit);
   Tensor x = Tensor::zeros({p.T, channels}, dtype), sums = Tensor::zeros({p.T, channels}, dtype);
   for (int64_t i = 0; i < p.T; ++i) {
     if (lse[i] == -std::numeric_limits<T>::infinity()) continue;  // sees no key
@@ -163,12 +182,21 @@ void backward_head(Head<T>& h, const T* out, const T* dout, const T* lse, const 
       continue;
     }
     T inverse = std::exp(f.shift[size_t(i / p.L)] - lse[i]);
-    for (int64_t d = 0; d < n.Dv; ++d) row[d] = inverse * go[d] * unit;
+    for (int64_t d = 0; d < n.Dv; ++d) row[d] = inverse * go[d];
     row[n.Dv] = -inverse * delta;
     if (h.options.window > 0)
       add_pairs(h, i, std::max<int64_t>(0, i - h.options.window + 1), std::min(h.last_key(i), i + h.options.window),
                 lse[i], delta, go, g);
   }
+  // X by channel at most 1, and [v 1] by the inverse factors, so that their products are the same.
+  std::vector<T> unit = units(x.data<T>(), p.T, channels, channels);
+  Tensor values = Tensor::zeros({p.T, channels}, dtype);
+  for (int64_t i = 0; i < p.T; ++i)
+    for (int64_t d = 0; d < channels; ++d) {
+      T u = unit[size_t(d)], &e = x.data<T>()[i * channels + d];
+      e = u > 0 ? e / u : T(0);
+      if (i < h.keys) values.data<T>()[i * channels + d] = u * (d < n.Dv ? h.value(i)[d] : T(1));
+    }
   Transformed<T> xs(h, x.data<T>(), channels, f.upper.has_value(), true);
   Transformed<T> vs(h, values.data<T>(), channels, true, f.upper.has_value());
   Spectra<T> z(int64_t(p.cells.size()), 2 * p.L, channels);
@@ -182,7 +210,7 @@ void backward_head(Head<T>& h, const T* out, const T* dout, const T* lse, const 
     f.upper->correlate(xs.cells, vs.tiles, g.up.template data<T>());
   }
   for (int64_t j = 0; j < h.keys; ++j)
-    for (int64_t d = 0; d < n.Dv; ++d) g.dv[j * n.Hkv * n.Dv + d] += sums.data<T>()[j * channels + d] / unit;
+    for (int64_t d = 0; d < n.Dv; ++d) g.dv[j * n.Hkv * n.Dv + d] += sums.data<T>()[j * channels + d] * unit[size_t(d)];
   spread(h, g.low, h.keys_at, g.dq, n.H * n.D, h.q, n.H * n.D, g.dk, n.Hkv * n.D);
   if (f.upper) spread(h, g.up, h.queries_at, g.dk, n.Hkv * n.D, h.k, n.Hkv * n.D, g.dq, n.H * n.D);
 }

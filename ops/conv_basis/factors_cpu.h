@@ -82,18 +82,30 @@ void add_cells(const Head<T>& h, const Spectra<T>& s, T* y, int64_t channels) {
   });
 }
 
-// [v 1] [T][Dv + 1], zero for padded keys. The values are in units of a power of two near the largest: a transform
-// rounds each channel by the size of the one that it is paired with, and sums of them must stay finite.
+// The power of two that brings x [rows][channels], by channel, to at most 1: two channels share a transform, and what
+// one rounds off must not exceed the other. 0 for a channel of zeros.
 template <class T>
-Tensor values_and_ones(const Head<T>& h, T& unit) {
+std::vector<T> units(const T* x, int64_t rows, int64_t channels, int64_t stride) {
+  std::vector<T> u(static_cast<size_t>(channels), T(0));
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t c = 0; c < channels; ++c) u[size_t(c)] = std::max(u[size_t(c)], std::abs(x[i * stride + c]));
+  for (T& largest : u) {
+    if (largest == 0) continue;
+    if (!std::isfinite(largest)) largest = 1;
+    int exponent = std::ilogb(largest), most = std::numeric_limits<T>::max_exponent - 2;
+    largest = std::ldexp(T(1), std::clamp(exponent, -most, most));
+  }
+  return u;
+}
+
+// [v / unit, 1] [T][Dv + 1], zero for padded keys.
+template <class T>
+Tensor values_and_ones(const Head<T>& h, std::vector<T>& unit) {
   Tensor x = Tensor::zeros({h.n.T, h.n.Dv + 1}, core::dtype_of<T>());
-  T largest = 0;
-  for (int64_t j = 0; j < h.keys; ++j)
-    for (int64_t d = 0; d < h.n.Dv; ++d) largest = std::max(largest, std::abs(h.value(j)[d]));
-  unit = std::isfinite(largest) && largest > 0 ? std::ldexp(T(1), std::max(std::ilogb(largest), -60)) : T(1);
+  unit = units(h.v, h.keys, h.n.Dv, h.n.Hkv * h.n.Dv);
   for (int64_t j = 0; j < h.keys; ++j) {
     T* row = x.data<T>() + j * (h.n.Dv + 1);
-    for (int64_t d = 0; d < h.n.Dv; ++d) row[d] = h.value(j)[d] / unit;
+    for (int64_t d = 0; d < h.n.Dv; ++d) row[d] = unit[size_t(d)] > 0 ? h.value(j)[d] / unit[size_t(d)] : T(0);
     row[h.n.Dv] = 1;
   }
   return x;

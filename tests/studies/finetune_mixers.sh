@@ -44,4 +44,4 @@ wait
 for v in $variants; do
   echo "held-out loss before, $v: $(sed -n 's/.*"val_loss":\([0-9.]*\).*/\1/p' "$out/before-$v/metrics.jsonl" | tail -1)"
 done
-"$basis" compare "${names[@]}" --baseline dense --svg "$out/finetune_mixers.svg" --title "${TITLE:-Fine-tuning with other mixers, held-out loss}"
+"$basis" compare "${names[@]}" ${BASELINE---baseline dense} --svg "$out/finetune_mixers.svg" --title "${TITLE:-Fine-tuning with other mixers, held-out loss}"

@@ -18,7 +18,7 @@ struct ConvertOptions {
   std::string projector;              // "dense" | "bd" | "low_rank" | "low_rank_bd"; empty: as the source has it
   std::string basis = "pivoted";      // of bd: first | last | residual_min | pivoted
   bool qk = true, vo = true;          // of bd: what is decomposed
-  std::string device = "auto";        // of bd: where it is computed: auto | cpu | cuda
+  std::string device = "cpu";         // of bd: where it is computed: auto | cpu | cuda
   std::vector<int64_t> layers;        // of bd: only these, the others as they are; empty: all
   double keep = 0;                    // of low rank: the share of each weight's numbers that is left; 0: all there are
   bool mlp = true;                    // of low rank: the MLPs too

@@ -20,11 +20,13 @@ Block::Block(const configs::ModelConfig& c, int layer)
 }
 
 Stream Block::operator()(const Pass& pass, const Stream& in) const {
-  auto [a, x] = in.branch ? attention_norm_.add(pass, in.branch, in.residual)
-                          : ops::Normed{attention_norm_(pass, in.residual), in.residual};  // [B,T,C]
-  Var attended = dropout(pass, attention_(pass, a), dropout_);
-  auto [m, y] = mlp_norm_.add(pass, attended, x);
-  return {y, dropout(pass, mlp_(pass, m), dropout_)};
+  Tensor order = attention_.wanted_order(pass, in.residual),
+         mlp_order = mlp_.wanted_order();  // the norms write in them
+  auto [a, x] = in.branch ? attention_norm_.add(pass, in.branch, in.residual, order)
+                          : ops::Normed{attention_norm_(pass, in.residual, order), in.residual};  // [B,T,C]
+  Var attended = dropout(pass, attention_(pass, a, order), dropout_);
+  auto [m, y] = mlp_norm_.add(pass, attended, x, mlp_order);
+  return {y, dropout(pass, mlp_(pass, m, mlp_order), dropout_)};
 }
 
 Gpt::Gpt(const configs::ModelConfig& c) : Model(c), norm_(norm_type(c), c.d_model, has_bias(c), c.norm_eps) {

@@ -60,16 +60,16 @@ Norm::Norm(NormType type, int64_t channels, bool bias, double eps) : type_(type)
   if (bias) parameter(bias_, "bias", {channels}, Init::zeros());
 }
 
-Var Norm::operator()(const Pass& pass, const Var& x) const {
+Var Norm::operator()(const Pass& pass, const Var& x, const Tensor& order) const {
   Var weight = operand(pass, weight_);
-  if (type_ == NormType::rms_norm) return ops::rms_norm(x, weight, eps_);
-  return ops::layer_norm(x, weight, operand(pass, bias_), eps_);
+  if (type_ == NormType::rms_norm) return ops::rms_norm(x, weight, eps_, order);
+  return ops::layer_norm(x, weight, operand(pass, bias_), eps_, order);
 }
 
-ops::Normed Norm::add(const Pass& pass, const Var& branch, const Var& residual) const {
+ops::Normed Norm::add(const Pass& pass, const Var& branch, const Var& residual, const Tensor& order) const {
   Var weight = operand(pass, weight_);
-  if (type_ == NormType::rms_norm) return ops::add_rms_norm(branch, residual, weight, eps_);
-  return ops::add_layer_norm(branch, residual, weight, operand(pass, bias_), eps_);
+  if (type_ == NormType::rms_norm) return ops::add_rms_norm(branch, residual, weight, eps_, order);
+  return ops::add_layer_norm(branch, residual, weight, operand(pass, bias_), eps_, order);
 }
 
 Mlp::Mlp(const Options& o)
@@ -93,8 +93,8 @@ Mlp::Mlp(const Options& o)
   child("down", down_);
 }
 
-Var Mlp::operator()(const Pass& pass, const Var& input) const {
-  Var x = order_(input);  // [B,T,C]
+Var Mlp::operator()(const Pass& pass, const Var& input, const Tensor& order) const {
+  Var x = order ? input : order_(input);  // [B,T,C]
   if (fused_ && !pass.observe)
     return ops::gelu_mlp(x, operand(pass, up_.weight), operand(pass, up_.bias), operand(pass, down_.weight),
                          operand(pass, down_.bias), {epilogue_});

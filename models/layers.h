@@ -45,9 +45,10 @@ enum class NormType { layer_norm, rms_norm };
 class Norm : public Module {
  public:
   Norm(NormType type, int64_t channels, bool bias, double eps);
-  Var operator()(const Pass& pass, const Var& x) const;  // norm(x)
-  ops::Normed add(const Pass& pass, const Var& branch,
-                  const Var& residual) const;  // sum = branch + residual, y = norm(sum)
+  // norm(x), its channels written in `order` [C] where that is defined: reordering then costs no pass of its own.
+  Var operator()(const Pass& pass, const Var& x, const Tensor& order = {}) const;
+  // sum = branch + residual, y = norm(sum)
+  ops::Normed add(const Pass& pass, const Var& branch, const Var& residual, const Tensor& order = {}) const;
 
  private:
   NormType type_;
@@ -70,7 +71,9 @@ class Mlp : public Module {
     LowRank up_rank = {}, down_rank = {};
   };
   explicit Mlp(const Options& options);
-  Var operator()(const Pass& pass, const Var& x) const;  // [B,T,C] -> [B,T,C]
+  // [B,T,C] -> [B,T,C]; x's channels as they are, or already in wanted_order(), given as `order`
+  Var operator()(const Pass& pass, const Var& x, const Tensor& order = {}) const;
+  Tensor wanted_order() const { return order_.indices(); }
 
  private:
   Activation activation_;

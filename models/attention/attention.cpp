@@ -28,8 +28,8 @@ MultiHeadAttention::MultiHeadAttention(std::unique_ptr<Projector> projector, std
   child("", *mixer_);
 }
 
-Var MultiHeadAttention::operator()(const Pass& pass, const Var& x) const {
-  auto [q, k, v] = projector_->qkv(pass, x);  // [B,T,H,D], [B,T,Hkv,D] twice
+Var MultiHeadAttention::operator()(const Pass& pass, const Var& x, const Tensor& order) const {
+  auto [q, k, v] = projector_->qkv(pass, x, order);  // [B,T,H,D], [B,T,Hkv,D] twice
   if (rope_) {
     ops::RopeOptions rope = *rope_;
     rope.first_position = pass.first_position();

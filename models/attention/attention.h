@@ -21,7 +21,11 @@ struct QKV {
 };
 
 struct Projector : Module {
-  virtual QKV qkv(const Pass& pass, const Var& x) const = 0;      // [B,T,C] -> heads
+  // [B,T,C] -> heads; x's channels as they are, or already in wanted_order(), given as `order`
+  virtual QKV qkv(const Pass& pass, const Var& x, const Tensor& order = {}) const = 0;
+  // The order [C] of channels in which qkv reads an input like this one, which whoever makes it may write for nothing;
+  // undefined: as they are.
+  virtual Tensor wanted_order(const Pass&, const Var&) const { return {}; }
   virtual Var out(const Pass& pass, const Var& mixed) const = 0;  // [B,T,H,D] -> [B,T,C]
 };
 
@@ -86,7 +90,8 @@ class MultiHeadAttention : public Module {
  public:
   MultiHeadAttention(std::unique_ptr<Projector> projector, std::unique_ptr<Mixer> mixer,
                      std::optional<ops::RopeOptions> rope, int layer);
-  Var operator()(const Pass& pass, const Var& x) const;  // [B,T,C] -> [B,T,C]
+  Var operator()(const Pass& pass, const Var& x, const Tensor& order = {}) const;  // [B,T,C] -> [B,T,C]; see qkv
+  Tensor wanted_order(const Pass& pass, const Var& like) const { return projector_->wanted_order(pass, like); }
   const Projector& projector() const { return *projector_; }
 
  private:

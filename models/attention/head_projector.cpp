@@ -4,7 +4,8 @@
 //   K' = x[S] + x[R] C_k = (K - b_k) T^-1     q' = q T^T       softmax(q' K'^T) = softmax(q K^T): it does not see b_k
 //   V' = x[S'] + x[R'] C_v (+ b_v T'^-1)      out' = T' out
 //
-// S lies at the front and S' at the back of the channels, after a permutation when the basis is pivoted. Or each weight
+// S lies at the front and S' at the back of the channels, after a permutation when the basis is pivoted, in which a
+// norm before may write x (wanted_order). Or each weight
 // is of low rank (see Linear), whose Basis Decomposition reads the first channels of x, and of the heads side by side.
 #include "models/attention/attention.h"
 #include "models/attention/projection.h"
@@ -34,12 +35,16 @@ class HeadProjector : public Projector {
     child("out", out_);
   }
 
-  QKV qkv(const Pass& pass, const Var& input) const override {
-    if (!pass.observe && is_bd_ && ops::bd_weights_pay(input, head_dim_, heads_ * head_dim_)) {
+  Tensor wanted_order(const Pass& pass, const Var& like) const override {
+    return writes_weights(pass, like) ? Tensor() : order_.indices();
+  }
+
+  QKV qkv(const Pass& pass, const Var& input, const Tensor& order) const override {
+    if (writes_weights(pass, input)) {
       auto w = ops::bd_weights(weights(pass), biases(pass), {head_dim_, k_.slice(), v_.slice(), order_.indices()});
       return split(ops::linear_group(input, w.weights, w.biases));
     }
-    Var x = order_(input);  // [B,T,C]
+    Var x = order ? input : order_(input);  // [B,T,C]
     if (pass.observe || !q_.full() || !k_.full() || !v_.full()) return split({q_(pass, x), k_(pass, x), v_(pass, x)});
     return split(ops::linear_group(x, weights(pass), biases(pass)));
   }
@@ -50,6 +55,10 @@ class HeadProjector : public Projector {
   }
 
  private:
+  // Dense weights are written for this pass, in x's own order of channels.
+  bool writes_weights(const Pass& pass, const Var& x) const {
+    return !pass.observe && is_bd_ && ops::bd_weights_pay(x, head_dim_, heads_ * head_dim_);
+  }
   QKV split(const std::vector<Var>& y) const {
     auto heads = [&](const Var& x, int64_t n) { return ops::view(x, {x.size(0), x.size(1), n, head_dim_}); };
     return {heads(y[0], heads_), heads(y[1], kv_heads_), heads(y[2], kv_heads_)};  // [B,T,H,D]

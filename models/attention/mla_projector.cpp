@@ -55,7 +55,7 @@ class MlaProjector : public Projector {
     child("out", out_);
   }
 
-  QKV qkv(const Pass& pass, const Var& x) const override {
+  QKV qkv(const Pass& pass, const Var& x, const Tensor&) const override {
     ops::RopeOptions rope = rope_;
     rope.first_position = pass.first_position();
     Var from = q_latent_ ? (*q_latent_)(pass, x) : x;                     // [B,T,C] or [B,T,Lq]

@@ -4,6 +4,9 @@
 // So one warp takes one row, 16 bytes a lane, and keeps it in registers between its passes: each byte moves once. Rows
 // too long for that, or not aligned, go one block a row through the cache (`wide_*`).
 //
+// With an order of channels y leaves in it and dy arrives in it: a warp turns its row round in shared memory, whose
+// time hides behind the row's way to and from memory.
+//
 // Backward gives each warp every so-manieth row and brings the next one to shared memory meanwhile; the gradients of
 // weight and bias stay in the warp's registers, are added up in the block warp after warp, and a last kernel adds up
 // the blocks: the same bits every run.
@@ -11,6 +14,7 @@
 
 #include "core/cuda/launch.cuh"
 #include "ops/common/norm_rows_cuda.cuh"
+#include "ops/common/normed.h"
 
 namespace basis::ops::norm {
 
@@ -23,10 +27,11 @@ T* pointer(const Tensor& t) {
   return t ? t.data<T>() : nullptr;
 }
 
-template <class T, int W, int Passes, bool Rms>
+// Shared memory: a row of c for each warp where Ordered.
+template <class T, int W, int Passes, bool Rms, bool Ordered>
 __global__ void __launch_bounds__(kThreads)
-    forward_kernel(const T* x, const T* residual, const T* weight, const T* bias, Accumulator<T> eps, T* y, T* sum,
-                   Accumulator<T>* mean, Accumulator<T>* rstd, int64_t n, int64_t c) {
+    forward_kernel(const T* x, const T* residual, const T* weight, const T* bias, const int32_t* order,
+                   Accumulator<T> eps, T* y, T* sum, Accumulator<T>* mean, Accumulator<T>* rstd, int64_t n, int64_t c) {
   using A = Accumulator<T>;
   using R = Row<T, W, Passes>;
   int64_t row = int64_t(blockIdx.x) * kWarps + threadIdx.x / 32, at = row * c;
@@ -59,14 +64,22 @@ __global__ void __launch_bounds__(kThreads)
     A h = (widen(in.v[i].v[j]) - mu) * inverse * widen(w.v[i].v[j]);
     in.v[i].v[j] = device_convert<T>(bias ? h + widen(b.v[i].v[j]) : h);
   });
+  if constexpr (Ordered) {
+    extern __shared__ double shared_memory[];
+    T* turned = reinterpret_cast<T*>(shared_memory) + threadIdx.x / 32 * c;
+    in.store(turned, c);
+    __syncwarp();
+    R::each(c, [&](int i, int j) { in.v[i].v[j] = turned[order[R::column(i) + j]]; });
+  }
   in.store(y + at, c);
 }
 
-// partials [gridDim.x, 2, c] or null. Shared memory: RowBuffers, or [2, c] if that is more.
-template <class T, int W, int Passes, bool Rms>
+// partials [gridDim.x, 2, c] or null. Shared memory: RowBuffers, and a row of c for each warp where Ordered; or [2, c]
+// if that is more.
+template <class T, int W, int Passes, bool Rms, bool Ordered>
 __global__ void __launch_bounds__(kBackwardThreads)
     backward_kernel(const T* x, const T* weight, const Accumulator<T>* mean, const Accumulator<T>* rstd, const T* dy,
-                    const T* dsum, T* dx, Accumulator<T>* partials, int64_t n, int64_t c) {
+                    const T* dsum, const int32_t* order, T* dx, Accumulator<T>* partials, int64_t n, int64_t c) {
   using A = Accumulator<T>;
   using R = Row<T, W, Passes>;
   extern __shared__ double shared_memory[];
@@ -93,6 +106,14 @@ __global__ void __launch_bounds__(kBackwardThreads)
     R in, d;
     rows.read(turn, 0, in, c);
     rows.read(turn, 1, d, c);
+    if constexpr (Ordered) {
+      T* turned = reinterpret_cast<T*>(reinterpret_cast<char*>(shared_memory) + RowBuffers<T, W, Passes>::kBytes);
+      turned += warp * c;
+      __syncwarp();  // the row before has been read
+      R::each(c, [&](int i, int j) { turned[order[R::column(i) + j]] = d.v[i].v[j]; });
+      __syncwarp();
+      d.load(turned, c);
+    }
     R::each(c, [&](int i, int j) {
       A e = widen(d.v[i].v[j]), g = e * widen(w.v[i].v[j]), h = (widen(in.v[i].v[j]) - mu) * inverse;
       g_sum += g, gx_sum += g * h;
@@ -127,15 +148,15 @@ __global__ void __launch_bounds__(kBackwardThreads)
 
 template <class T, bool Rms>
 __global__ void __launch_bounds__(kThreads)
-    wide_forward_kernel(const T* x, const T* residual, const T* weight, const T* bias, Accumulator<T> eps, T* y, T* sum,
-                        Accumulator<T>* mean, Accumulator<T>* rstd, int64_t c) {
+    wide_forward_kernel(const T* x, const T* residual, const T* weight, const T* bias, const int32_t* order,
+                        Accumulator<T> eps, T* y, T* sum, Accumulator<T>* mean, Accumulator<T>* rstd, int64_t c) {
   using A = Accumulator<T>;
   int64_t row = blockIdx.x, at = row * c;
   auto value = [&](int64_t j) { return residual ? widen(sum[at + j]) : widen(x[at + j]); };
   A total = 0, mu = 0, squares = 0;
   for (int64_t j = threadIdx.x; j < c; j += kThreads) {
     if (residual) sum[at + j] = device_convert<T>(widen(x[at + j]) + widen(residual[at + j]));
-    total += value(j);  // a thread reads back only what it wrote itself
+    total += value(j);
   }
   if constexpr (!Rms) mu = block_reduce<Sum, kThreads>(total) / A(c);
   for (int64_t j = threadIdx.x; j < c; j += kThreads) squares += (value(j) - mu) * (value(j) - mu);
@@ -144,30 +165,38 @@ __global__ void __launch_bounds__(kThreads)
     if constexpr (!Rms) mean[row] = mu;
     rstd[row] = inverse;
   }
-  for (int64_t j = threadIdx.x; j < c; j += kThreads)
-    y[at + j] = device_convert<T>((value(j) - mu) * inverse * widen(weight[j]) + (bias ? widen(bias[j]) : A(0)));
+  for (int64_t j = threadIdx.x; j < c; j += kThreads) {
+    int64_t from = order ? order[j] : j;  // another thread's part of the sum: block_reduce has waited for it
+    A h = (value(from) - mu) * inverse * widen(weight[from]);
+    y[at + j] = device_convert<T>(h + (bias ? widen(bias[from]) : A(0)));
+  }
 }
 
 template <class T, bool Rms>
 __global__ void __launch_bounds__(kThreads)
     wide_backward_kernel(const T* x, const T* weight, const Accumulator<T>* mean, const Accumulator<T>* rstd,
-                         const T* dy, const T* dsum, T* dx, Accumulator<T>* partials, int64_t n, int64_t c) {
+                         const T* dy, const T* dsum, const int32_t* order, T* dx, Accumulator<T>* partials, int64_t n,
+                         int64_t c) {
   using A = Accumulator<T>;
+  auto channel = [&](int64_t j) { return order ? int64_t(order[j]) : j; };  // where dy's j-th belongs in x
   A *dw = partials ? partials + int64_t(blockIdx.x) * 2 * c : nullptr, *db = dw + c;
-  for (int64_t j = threadIdx.x; dw && j < c; j += kThreads) dw[j] = db[j] = 0;  // a thread keeps to its own columns
+  for (int64_t j = threadIdx.x; dw && j < c; j += kThreads) dw[j] = db[j] = 0;
+  __syncthreads();  // from here a thread keeps to its own channels
   for (int64_t row = blockIdx.x; row < n; row += gridDim.x) {
     int64_t at = row * c;
     A mu = 0, inverse = rstd[row], g_sum = 0, gx_sum = 0;
     if constexpr (!Rms) mu = mean[row];
-    for (int64_t j = threadIdx.x; j < c; j += kThreads) {
-      A d = widen(dy[at + j]), g = d * widen(weight[j]), h = (widen(x[at + j]) - mu) * inverse;
+    for (int64_t i = threadIdx.x; i < c; i += kThreads) {
+      int64_t j = channel(i);
+      A d = widen(dy[at + i]), g = d * widen(weight[j]), h = (widen(x[at + j]) - mu) * inverse;
       g_sum += g, gx_sum += g * h;
       if (dw) dw[j] += d * h, db[j] += d;
     }
     if constexpr (!Rms) g_sum = block_reduce<Sum, kThreads>(g_sum) / A(c);
     gx_sum = block_reduce<Sum, kThreads>(gx_sum) / A(c);
-    for (int64_t j = threadIdx.x; j < c; j += kThreads) {
-      A g = widen(dy[at + j]) * widen(weight[j]), h = (widen(x[at + j]) - mu) * inverse;
+    for (int64_t i = threadIdx.x; i < c; i += kThreads) {
+      int64_t j = channel(i);
+      A g = widen(dy[at + i]) * widen(weight[j]), h = (widen(x[at + j]) - mu) * inverse;
       A d = inverse * (g - (Rms ? A(0) : g_sum) - h * gx_sum);
       dx[at + j] = device_convert<T>(d + (dsum ? widen(dsum[at + j]) : A(0)));
     }
@@ -209,41 +238,49 @@ bool with_passes(int64_t c, Run run) {
 }
 
 template <class T, bool Rms>
-void forward(const Tensor& x, const Tensor& residual, const Tensor& weight, const Tensor& bias, double eps,
+void forward(const Tensor& x, const Tensor& residual, const Tensor& weight, const Tensor& bias, const NormAttrs& a,
              const Tensor& y, const Tensor& sum, const Tensor& mean, const Tensor& rstd) {
   using A = Accumulator<T>;
   constexpr int W = kVecWidth<T>;
   int64_t n = x.size(0), c = x.size(1);
   const T *in = x.data<T>(), *r = pointer<T>(residual), *w = weight.data<T>(), *b = pointer<T>(bias);
   T *out = y.data<T>(), *s = pointer<T>(sum);
+  const int32_t* order = pointer<int32_t>(a.order);
   if (aligned16<T>(c, {in, r, w, b, out, s}) && with_passes<W>(c, [&](auto passes) {
-        launch(forward_kernel<T, W, decltype(passes)::value, Rms>, x.device(), ceil_div(n, kWarps), kThreads, in, r, w,
-               b, A(eps), out, s, pointer<A>(mean), rstd.data<A>(), n, c);
+        constexpr int kPasses = decltype(passes)::value;
+        auto kernel = order ? forward_kernel<T, W, kPasses, Rms, true> : forward_kernel<T, W, kPasses, Rms, false>;
+        launch_shared(kernel, x.device(), dim3(unsigned(ceil_div(n, kWarps))), kThreads,
+                      order ? size_t(kWarps * c) * sizeof(T) : 0, in, r, w, b, order, A(a.eps), out, s,
+                      pointer<A>(mean), rstd.data<A>(), n, c);
       }))
     return;
-  launch(wide_forward_kernel<T, Rms>, x.device(), n, kThreads, in, r, w, b, A(eps), out, s, pointer<A>(mean),
+  launch(wide_forward_kernel<T, Rms>, x.device(), n, kThreads, in, r, w, b, order, A(a.eps), out, s, pointer<A>(mean),
          rstd.data<A>(), c);
 }
 
 template <class T, bool Rms>
 void backward(const Tensor& x, const Tensor& weight, const Tensor& mean, const Tensor& rstd, const Tensor& dy,
-              const Tensor& dsum, const Tensor& dx, const Tensor& dweight, const Tensor& dbias) {
+              const Tensor& dsum, const Tensor& order, const Tensor& dx, const Tensor& dweight, const Tensor& dbias) {
   using A = Accumulator<T>;
   constexpr int W = kVecWidth<T>;
   int64_t n = x.size(0), c = x.size(1), blocks = std::max<int64_t>(1, std::min<int64_t>(n, kBlocks));
   const T *in = x.data<T>(), *w = weight.data<T>(), *d = dy.data<T>(), *s = pointer<T>(dsum);
+  const int32_t* channels = pointer<int32_t>(order);
   T* out = dx.data<T>();
   Tensor partials;
   if (dweight || dbias) partials = Tensor::empty({blocks, 2, c}, dtype_of<A>(), x.device());
   bool done = aligned16<T>(c, {in, w, d, s, out}) && with_passes<W>(c, [&](auto passes) {
                 constexpr int kPasses = decltype(passes)::value;
-                size_t shared = std::max(RowBuffers<T, W, kPasses>::kBytes, size_t(2 * c) * sizeof(A));
-                launch_shared(backward_kernel<T, W, kPasses, Rms>, x.device(), dim3(unsigned(blocks)), kBackwardThreads,
-                              shared, in, w, pointer<A>(mean), rstd.data<A>(), d, s, out, pointer<A>(partials), n, c);
+                size_t rows = RowBuffers<T, W, kPasses>::kBytes + (order ? size_t(kBackwardWarps * c) * sizeof(T) : 0);
+                auto kernel =
+                    order ? backward_kernel<T, W, kPasses, Rms, true> : backward_kernel<T, W, kPasses, Rms, false>;
+                launch_shared(kernel, x.device(), dim3(unsigned(blocks)), kBackwardThreads,
+                              std::max(rows, size_t(2 * c) * sizeof(A)), in, w, pointer<A>(mean), rstd.data<A>(), d, s,
+                              channels, out, pointer<A>(partials), n, c);
               });
   if (!done)
     launch(wide_backward_kernel<T, Rms>, x.device(), blocks, kThreads, in, w, pointer<A>(mean), rstd.data<A>(), d, s,
-           out, pointer<A>(partials), n, c);
+           channels, out, pointer<A>(partials), n, c);
   if (partials)
     launch(finish_kernel<A>, x.device(), ceil_div(2 * c, 32), 1024, partials.data<A>(), blocks, c, pointer<A>(dweight),
            pointer<A>(dbias));

@@ -7,6 +7,7 @@
 #include "ops/linear/linear.h"
 #include "ops/linear_cross_entropy/linear_cross_entropy.h"
 #include "ops/naive_attention/naive_attention.h"
+#include "ops/permute_channels/permute_channels.h"
 #include "ops/pointwise/pointwise.h"
 #include "ops/rms_norm/rms_norm.h"
 #include "ops/view/view.h"
@@ -15,7 +16,9 @@ namespace basis::ops {
 namespace {
 
 using Vars = std::vector<Var>;
-constexpr double kEps = 1e-5;  // the norms' samples use the default
+
+// A normalisation's result in the order of channels that its attributes name.
+Var in_order(const Var& y, const NormAttrs& a) { return a.order ? permute_channels(y, a.order) : y; }
 
 [[maybe_unused]] const bool registered =
     autograd::set_reference(
@@ -39,14 +42,26 @@ constexpr double kEps = 1e-5;  // the norms' samples use the default
                               Var logits = view(linear(in[0], in[1], in[2]), {targets.numel(), in[1].size(0)});
                               return Vars{cross_entropy(logits, targets, {o.ignore_index, o.scale})};
                             }) &&
-    autograd::set_reference("add_layer_norm",
-                            [](const void*, const Vars& in) {
-                              Var sum = add(in[0], in[1]);
-                              return Vars{layer_norm(sum, in[2], in[3], kEps), sum};
+    autograd::set_reference("layer_norm",
+                            [](const void* attrs, const Vars& in) {
+                              const auto& a = *static_cast<const NormAttrs*>(attrs);
+                              return Vars{in_order(layer_norm(in[0], in[1], in[2], a.eps), a)};
                             }) &&
-    autograd::set_reference("add_rms_norm", [](const void*, const Vars& in) {
+    autograd::set_reference("add_layer_norm",
+                            [](const void* attrs, const Vars& in) {
+                              const auto& a = *static_cast<const NormAttrs*>(attrs);
+                              Var sum = add(in[0], in[1]);
+                              return Vars{in_order(layer_norm(sum, in[2], in[3], a.eps), a), sum};
+                            }) &&
+    autograd::set_reference("rms_norm",
+                            [](const void* attrs, const Vars& in) {
+                              const auto& a = *static_cast<const NormAttrs*>(attrs);
+                              return Vars{in_order(rms_norm(in[0], in[1], a.eps), a)};
+                            }) &&
+    autograd::set_reference("add_rms_norm", [](const void* attrs, const Vars& in) {
+      const auto& a = *static_cast<const NormAttrs*>(attrs);
       Var sum = add(in[0], in[1]);
-      return Vars{rms_norm(sum, in[2], kEps), sum};
+      return Vars{in_order(rms_norm(sum, in[2], a.eps), a), sum};
     });
 
 }  // namespace

@@ -1,4 +1,5 @@
 #include <cmath>
+#include <vector>
 
 #include "core/parallel.h"
 #include "ops/common/column_partials.h"
@@ -8,12 +9,13 @@ namespace basis::ops {
 namespace {
 
 template <class T>
-void forward(const Tensor& x, const Tensor& residual, const Tensor& weight, const Tensor& bias, double eps,
+void forward(const Tensor& x, const Tensor& residual, const Tensor& weight, const Tensor& bias, const NormAttrs& a,
              const Tensor& y, const Tensor& sum, const Tensor& mean, const Tensor& rstd) {
   int64_t n = x.size(0), c = x.size(1);
   const T *in = x.data<T>(), *r = residual ? residual.data<T>() : nullptr;
   const T *w = weight.data<T>(), *b = bias ? bias.data<T>() : nullptr;
   T *out = y.data<T>(), *s = sum ? sum.data<T>() : nullptr;
+  const int32_t* order = a.order ? a.order.data<int32_t>() : nullptr;
   core::parallel_for(n, std::max<int64_t>(1, 8192 / c), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const T* row = in + i * c;
@@ -23,25 +25,31 @@ void forward(const Tensor& x, const Tensor& residual, const Tensor& weight, cons
       }
       T m = lane_sum<T>(c, [&](int64_t j) { return row[j]; }) / T(c);
       T var = lane_sum<T>(c, [&](int64_t j) { return (row[j] - m) * (row[j] - m); }) / T(c);
-      T inv = 1 / std::sqrt(var + T(eps));
+      T inv = 1 / std::sqrt(var + T(a.eps));
       mean.data<T>()[i] = m;
       rstd.data<T>()[i] = inv;
-      for (int64_t j = 0; j < c; ++j) out[i * c + j] = (row[j] - m) * inv * w[j] + (b ? b[j] : T(0));
+      auto value = [&](int64_t j) { return (row[j] - m) * inv * w[j] + (b ? b[j] : T(0)); };
+      if (order)
+        for (int64_t j = 0; j < c; ++j) out[i * c + j] = value(order[j]);
+      else
+        for (int64_t j = 0; j < c; ++j) out[i * c + j] = value(j);
     }
   });
 }
 
 template <class T>
 void backward(const Tensor& x, const Tensor& weight, const Tensor& mean, const Tensor& rstd, const Tensor& dy,
-              const Tensor& dsum, const Tensor& dx, const Tensor& dweight, const Tensor& dbias) {
+              const Tensor& dsum, const Tensor& order, const Tensor& dx, const Tensor& dweight, const Tensor& dbias) {
   int64_t n = x.size(0), c = x.size(1);
   const T *in = x.data<T>(), *w = weight.data<T>(), *g = dy.data<T>(), *ds = dsum ? dsum.data<T>() : nullptr;
   T* out = dx.data<T>();
+  const int32_t* channels = order ? order.data<int32_t>() : nullptr;
   ColumnPartials<T> dw(dweight, n, c), db(dbias, n, c);
   dw.for_row_blocks([&](int64_t block, int64_t begin, int64_t end) {
+    std::vector<T> space(size_t(channels ? c : 0));
     T *pw = dw.block(block), *pb = db.block(block);
     for (int64_t i = begin; i < end; ++i) {
-      const T *row = in + i * c, *gi = g + i * c;
+      const T *row = in + i * c, *gi = in_channels_of_x(g + i * c, channels, c, space.data());
       T m = mean.data<T>()[i], inv = rstd.data<T>()[i];
       T mean_g = lane_sum<T>(c, [&](int64_t j) { return gi[j] * w[j]; }) / T(c);
       T mean_gx = lane_sum<T>(c, [&](int64_t j) { return gi[j] * w[j] * (row[j] - m) * inv; }) / T(c);

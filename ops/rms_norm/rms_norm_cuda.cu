@@ -5,14 +5,14 @@ namespace basis::ops {
 namespace {
 
 template <class T>
-void forward(const Tensor& x, const Tensor& residual, const Tensor& weight, double eps, const Tensor& y,
+void forward(const Tensor& x, const Tensor& residual, const Tensor& weight, const NormAttrs& a, const Tensor& y,
              const Tensor& sum, const Tensor& rstd) {
-  norm::forward<T, true>(x, residual, weight, {}, eps, y, sum, {}, rstd);
+  norm::forward<T, true>(x, residual, weight, {}, a, y, sum, {}, rstd);
 }
 template <class T>
 void backward(const Tensor& x, const Tensor& weight, const Tensor& rstd, const Tensor& dy, const Tensor& dsum,
-              const Tensor& dx, const Tensor& dweight) {
-  norm::backward<T, true>(x, weight, {}, rstd, dy, dsum, dx, dweight, {});
+              const Tensor& order, const Tensor& dx, const Tensor& dweight) {
+  norm::backward<T, true>(x, weight, {}, rstd, dy, dsum, order, dx, dweight, {});
 }
 
 template <class T>

@@ -56,6 +56,40 @@ Mlp::Options mlp_options(const ModelConfig& c) {
           .down_rank = {c.mlp.down_rank, c.mlp.form == "bd"}};
 }
 
+MixerOptions mixer_options(const ModelConfig& c, int layer, bool causal) {
+  const configs::MixerConfig& m = c.attention_of(layer).mixer;
+  bool latent = latent_attention(c);
+  return {.type = m.type,
+          .causal = causal,
+          .window = m.window,
+          .sink = m.sink,
+          .dropout = c.dropout,
+          .k = m.k,
+          .max_seq_len = c.max_seq_len,
+          .tile = m.tile,
+          .breakpoints = m.breakpoints,
+          .key_heads = latent ? c.n_head : c.kv_heads(),
+          .key_dim = c.head_width() + (latent ? c.rope_width() : 0),
+          .burst = m.burst,
+          .probe = m.probe,
+          .delta = m.delta,
+          .epsilon = m.epsilon,
+          .paper_gradient = m.gradient == "paper",
+          .features = m.features,
+          .mask = m.mask,
+          .degree = m.degree,
+          .rank = m.rank,
+          .group = m.group,
+          .heads = c.n_head,
+          .kv_heads = latent_attention(c) ? c.n_head : c.kv_heads(),
+          .reference = m.reference,
+          .candidate = m.candidate};
+}
+
+std::unique_ptr<Mixer> make_mixer(const ModelConfig& c, int layer, bool causal) {
+  return make_mixer(mixer_options(c, layer, causal));
+}
+
 std::unique_ptr<Projector> make_projector(const ModelConfig& c, int layer) {
   const configs::ProjectorConfig& p = c.attention_of(layer).projector;
   ProjectorOptions o{.channels = c.d_model,
@@ -86,37 +120,8 @@ std::unique_ptr<Projector> make_projector(const ModelConfig& c, int layer) {
   o.rotary = rope_options(c).has_value();
   o.bd_qk = p.qk, o.bd_vo = p.vo, o.permuted = p.permuted();
   o.qk_back = p.qk_slice == "back", o.vo_back = p.vo_slice == "back";
+  o.keep_key_bias = sees_key_bias(mixer_options(c, layer, true));
   return make_bd_projector(o);
-}
-
-std::unique_ptr<Mixer> make_mixer(const ModelConfig& c, int layer, bool causal) {
-  const configs::MixerConfig& m = c.attention_of(layer).mixer;
-  bool latent = latent_attention(c);
-  return make_mixer(MixerOptions{.type = m.type,
-                                 .causal = causal,
-                                 .window = m.window,
-                                 .sink = m.sink,
-                                 .dropout = c.dropout,
-                                 .k = m.k,
-                                 .max_seq_len = c.max_seq_len,
-                                 .tile = m.tile,
-                                 .breakpoints = m.breakpoints,
-                                 .key_heads = latent ? c.n_head : c.kv_heads(),
-                                 .key_dim = c.head_width() + (latent ? c.rope_width() : 0),
-                                 .burst = m.burst,
-                                 .probe = m.probe,
-                                 .delta = m.delta,
-                                 .epsilon = m.epsilon,
-                                 .paper_gradient = m.gradient == "paper",
-                                 .features = m.features,
-                                 .mask = m.mask,
-                                 .degree = m.degree,
-                                 .rank = m.rank,
-                                 .group = m.group,
-                                 .heads = c.n_head,
-                                 .kv_heads = latent_attention(c) ? c.n_head : c.kv_heads(),
-                                 .reference = m.reference,
-                                 .candidate = m.candidate});
 }
 
 std::optional<ops::RopeOptions> rope_options(const ModelConfig& c) {

@@ -16,6 +16,7 @@ double output_init_std(const configs::ModelConfig& c);  // of the layers that wr
 
 Mlp::Options mlp_options(const configs::ModelConfig& c);
 std::unique_ptr<Projector> make_projector(const configs::ModelConfig& c, int layer);
+MixerOptions mixer_options(const configs::ModelConfig& c, int layer, bool causal);
 std::unique_ptr<Mixer> make_mixer(const configs::ModelConfig& c, int layer, bool causal);
 std::optional<ops::RopeOptions> rope_options(const configs::ModelConfig& c);  // families with rotary positions
 bool latent_attention(const configs::ModelConfig& c);                         // its projector rotates by itself

@@ -39,12 +39,12 @@ void check_rank(int64_t in, int64_t out, int64_t rank) {
 
 }  // namespace
 
-Linear::Linear(int64_t in, int64_t out, bool with_bias, double init_std, LowRank low) : low_(low) {
+Linear::Linear(int64_t in, int64_t out, bool with_bias, double init_std, LowRank low, Init bias_init) : low_(low) {
   check_rank(in, out, low.rank);
   int64_t r = low.rank;
   parameter(weight, "weight", {out, r ? r : in}, Init::normal(init_std));
   if (r) parameter(inner, "inner", {r, low.bd ? in - r : in}, Init::normal(1 / std::sqrt(double(r))));
-  if (with_bias) parameter(bias, "bias", {out}, Init::zeros());
+  if (with_bias) parameter(bias, "bias", {out}, bias_init);
 }
 
 Var Linear::operator()(const Pass& pass, const Var& x) const {

@@ -28,7 +28,7 @@ struct LowRank {
 // Throws core::Error (usage) for a rank that makes nothing smaller.
 class Linear : public Module {
  public:
-  Linear(int64_t in, int64_t out, bool bias, double init_std, LowRank low = {});
+  Linear(int64_t in, int64_t out, bool bias, double init_std, LowRank low = {}, Init bias_init = Init::zeros());
   Var operator()(const Pass& pass, const Var& x) const;
   bool full() const { return !low_.rank; }
 

@@ -42,6 +42,7 @@ struct ProjectorOptions {
   bool rotary = false;  // q and k are rotated by position
   // Basis Decomposition: of which pairs, and where in the channels the shared slices lie, after a permutation or not.
   bool bd_qk = false, bd_vo = false, qk_back = false, vo_back = true, permuted = false;
+  bool keep_key_bias = false;  // in Basis Decomposition too: the mixer sees it (sees_key_bias)
   LowRank q_rank = {}, k_rank = {}, v_rank = {}, out_rank = {};
 };
 // Heads of full rank, or each weight of its own low rank.
@@ -82,6 +83,11 @@ struct MixerOptions {
 // Throws core::Error (usage) for an unknown type, a window without a width, or what conv_basis, low_rank or
 // long_lora cannot honour.
 std::unique_ptr<Mixer> make_mixer(const MixerOptions& options);
+// Whether a key bias changes what is mixed: it adds one number to a row of q k^T, which softmax over that row does not
+// see, but to shifted columns and to polynomials of logits it is not one number a row.
+bool sees_key_bias(const MixerOptions& options);
+// Whether the mixer depends on q and k through q . k alone, which Basis Decomposition of QK leaves as it is.
+bool mixes_by_products(const MixerOptions& options);
 // Softmax over the k largest logits of each row, on the host and without a gradient: what an approximation with k
 // entries a row can reach at best, for `eval --approximate`.
 std::unique_ptr<Mixer> make_topk_mixer(const MixerOptions& options);

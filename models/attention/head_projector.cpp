@@ -2,6 +2,7 @@
 // dense or by Basis Decomposition (arXiv 2510.01718), Q K and V O each on or off:
 //
 //   K' = x[S] + x[R] C_k = (K - b_k) T^-1     q' = q T^T       softmax(q' K'^T) = softmax(q K^T): it does not see b_k
+//                                                              (mixers that do keep it: K' + b_k T^-1)
 //   V' = x[S'] + x[R'] C_v (+ b_v T'^-1)      out' = T' out
 //
 // S lies at the front and S' at the back of the channels, after a permutation when the basis is pivoted, in which a
@@ -24,7 +25,8 @@ class HeadProjector : public Projector {
         head_dim_(o.head_dim),
         is_bd_((o.bd_qk || o.bd_vo) && !o.q_rank.rank && !o.k_rank.rank && !o.v_rank.rank),
         q_(o.channels, o.heads * o.head_dim, o.bias, o.init_std, o.q_rank),
-        k_({o.channels, o.kv_heads, o.head_dim}, o.bd_qk, o.qk_back, o.bias && !o.bd_qk, o.init_std, o.k_rank),
+        k_({o.channels, o.kv_heads, o.head_dim}, o.bd_qk, o.qk_back, o.bias && (!o.bd_qk || o.keep_key_bias),
+           o.init_std, o.k_rank),
         v_({o.channels, o.kv_heads, o.head_dim}, o.bd_vo, o.vo_back, o.bias, o.init_std, o.v_rank),
         out_(o.heads * o.head_dim, o.channels, o.bias, o.out_init_std, o.out_rank) {
     if (o.permuted) buffer(order_.buffer, "order", {o.channels});

@@ -150,6 +150,25 @@ struct CheckMixer : Mixer {
 
 }  // namespace
 
+namespace {
+
+// Of `check` both mixers count.
+bool any_mixer(const MixerOptions& o, bool (*is)(const MixerOptions&, const std::string& type)) {
+  return o.type == "check" ? is(o, o.reference) || is(o, o.candidate) : is(o, o.type);
+}
+
+}  // namespace
+
+bool sees_key_bias(const MixerOptions& options) {
+  return any_mixer(options,
+                   [](const auto&, const std::string& type) { return type == "conv_basis" || type == "low_rank"; });
+}
+
+bool mixes_by_products(const MixerOptions& options) {
+  return !any_mixer(
+      options, [](const auto& o, const std::string& type) { return type == "low_rank" && o.features != "taylor"; });
+}
+
 std::unique_ptr<Mixer> make_mixer(const MixerOptions& o) {
   if (o.type == "naive") return std::make_unique<NaiveMixer>(o);
   if (o.type == "fused" || o.type == "window") {

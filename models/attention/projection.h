@@ -14,7 +14,8 @@ class Projection : public Linear {
     int64_t channels, heads, head_dim;
   };
   Projection(const Sizes& s, bool bd, bool slice_at_back, bool bias, double init_std, LowRank low = {})
-      : Linear(bd ? s.channels - s.head_dim : s.channels, s.heads * s.head_dim, bias, init_std, low),
+      : Linear(bd ? s.channels - s.head_dim : s.channels, s.heads * s.head_dim, bias, init_std, low,
+               bd ? Init::late_zeros() : Init::zeros()),
         bd_(bd),
         options_{s.head_dim, slice_at_back} {}
   Var operator()(const Pass& pass, const Var& x) const;  // [..., channels] -> [..., heads * head_dim]

@@ -1,6 +1,7 @@
 // Multi-head latent attention in a model: against loops over its equations, generation with the cache, Basis
 // Decomposition in every combination, files of Hugging Face's layout. And: BD models train like the dense ones that
 // they stand for.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -202,37 +203,103 @@ std::map<std::string, Tensor> gradients(const models::Model& m) {
 }
 
 // The dense weights are linear in those of BD ([I ; C] and re-gauged Wq, Wo), so BD's gradient is a part of theirs.
+void expect_gradients_of_dense(const configs::ModelConfig& c, bool qk, bool vo, ops::BdPath path_taken) {
+  Regauged bd = to_bd(*random_model(c), {.qk = qk, .vo = vo});
+  auto dense = to_dense(*bd.model);
+  ops::bd_path = path_taken;
+  auto got = gradients(*bd.model), want = gradients(*dense);
+  ops::bd_path = ops::BdPath::automatic;
+  std::map<std::string, std::vector<double>> orders;
+  for (models::Parameter& p : bd.model->parameters())
+    if (p.buffer) orders[p.path] = p.var.value().to_vector<double>();
+  int narrower = 0;
+  for (const auto& [path, g] : got) {
+    SCOPED_TRACE(path);
+    const Tensor& w = want.at(path);
+    bool key = path.ends_with("/k/weight"), value = path.ends_with("/v/weight");
+    auto order = orders.find(path.substr(0, path.find("attention/") + 10) + "order");
+    bool permuted = order != orders.end() && (key || value || path.ends_with("/q/weight"));
+    int64_t rows = g.dim() == 2 ? g.size(0) : 1, columns = g.size(-1), shift = key ? w.size(-1) - columns : 0;
+    narrower += columns < w.size(-1);
+    for (int64_t i = 0; i < rows; ++i)
+      for (int64_t j = 0; j < columns; ++j) {
+        int64_t at = permuted ? int64_t(order->second[size_t(j + shift)]) : j + shift;
+        ASSERT_NEAR(g.data<double>()[i * columns + j], w.data<double>()[i * w.size(-1) + at], 1e-10) << i << " " << j;
+      }
+  }
+  EXPECT_EQ(narrower, 2 * (qk + vo));
+}
+
 TEST(BasisDecomposition, TrainsAsTheDenseModelItStandsFor) {
-  for (auto [family, bd_path, kv_heads] : {std::tuple("gpt2", ops::BdPath::automatic, 1),
-                                           {"gpt2", ops::BdPath::written_out, 1},
-                                           {"gpt2", ops::BdPath::written_out, 3},
-                                           {"deepseek_v2", ops::BdPath::automatic, 0}}) {
-    auto c = config(family);
-    c.n_kv_head = kv_heads;
-    Regauged bd = to_bd(*random_model(c), {});
-    auto dense = to_dense(*bd.model);
-    ops::bd_path = bd_path;
-    auto got = gradients(*bd.model), want = gradients(*dense);
-    ops::bd_path = ops::BdPath::automatic;
-    std::map<std::string, std::vector<double>> orders;
-    for (models::Parameter& p : bd.model->parameters())
-      if (p.buffer) orders[p.path] = p.var.value().to_vector<double>();
-    int narrower = 0;
-    for (const auto& [path, g] : got) {
-      SCOPED_TRACE(family + (" " + path) + (bd_path == ops::BdPath::automatic ? "" : ", written out"));
-      const Tensor& w = want.at(path);
-      bool key = path.ends_with("/k/weight"), value = path.ends_with("/v/weight");
-      auto order = orders.find(path.substr(0, path.find("attention/") + 10) + "order");
-      bool permuted = order != orders.end() && (key || value || path.ends_with("/q/weight"));
-      int64_t rows = g.dim() == 2 ? g.size(0) : 1, columns = g.size(-1), shift = key ? w.size(-1) - columns : 0;
-      narrower += columns < w.size(-1);
-      for (int64_t i = 0; i < rows; ++i)
-        for (int64_t j = 0; j < columns; ++j) {
-          int64_t at = permuted ? int64_t(order->second[size_t(j + shift)]) : j + shift;
-          ASSERT_NEAR(g.data<double>()[i * columns + j], w.data<double>()[i * w.size(-1) + at], 1e-10) << i << " " << j;
-        }
+  struct Case {
+    const char *family, *mixer;
+    ops::BdPath path;
+    int kv_heads;
+  };
+  for (const Case& m : {Case{"gpt2", "fused", ops::BdPath::automatic, 1},
+                        {"gpt2", "fused", ops::BdPath::written_out, 1},
+                        {"gpt2", "fused", ops::BdPath::written_out, 3},
+                        {"gpt2", "conv_basis", ops::BdPath::automatic, 3},
+                        {"gpt2", "low_rank", ops::BdPath::written_out, 3},
+                        {"bert", "fused", ops::BdPath::automatic, 3},
+                        {"bert", "conv_basis", ops::BdPath::written_out, 1},
+                        {"llama", "fused", ops::BdPath::automatic, 1},
+                        {"deepseek_v2", "fused", ops::BdPath::automatic, 0},
+                        {"deepseek_v2", "conv_basis", ops::BdPath::automatic, 0}})
+    for (auto [qk, vo] : {std::pair(true, true), {true, false}, {false, true}}) {
+      if (qk && m.family == std::string("llama")) continue;  // rotary positions
+      SCOPED_TRACE(fmt::format("{} {} path {} qk {} vo {}", m.family, m.mixer, int(m.path), qk, vo));
+      auto c = config(m.family);
+      c.n_kv_head = m.kv_heads;
+      c.attention.mixer.type = m.mixer, c.attention.mixer.k = 3, c.attention.mixer.features = "taylor";
+      expect_gradients_of_dense(c, qk, vo, m.path);
     }
-    EXPECT_EQ(narrower, 4);
+}
+
+// Softmax rows do not see the key bias; mixers whose logits are not rows of q k^T, and features of single vectors, do.
+TEST(BasisDecomposition, UnderEveryMixer) {
+  struct Case {
+    const char *type, *breakpoints = "uniform", *features = "elu";
+    bool exact = true;
+  };
+  for (const Case& m :
+       {Case{"naive"}, Case{"window"}, Case{"long_lora"}, Case{"conv_basis"}, Case{"conv_basis", "recover"},
+        Case{"conv_basis", "learned"}, Case{"low_rank", "uniform", "taylor"}, Case{"check"},
+        Case{"low_rank", "uniform", "elu", false}})
+    for (const char* family : {"gpt2", "deepseek_v2", "bert"}) {
+      SCOPED_TRACE(fmt::format("{} {} {} {}", family, m.type, m.breakpoints, m.features));
+      auto c = config(family);
+      c.n_head = 4, c.n_kv_head = c.family == "gpt2" ? 2 : 0;
+      auto& mixer = c.attention.mixer;
+      mixer.type = m.type, mixer.breakpoints = m.breakpoints, mixer.features = m.features;
+      mixer.k = 3, mixer.window = std::string(m.type) == "window" ? 3 : 0, mixer.group = 4, mixer.probe = 2;
+      mixer.candidate = "conv_basis";
+      auto dense = random_model(c);
+      if (!m.exact) {
+        EXPECT_THROW(to_bd(*dense, {}), core::Error);
+        EXPECT_LE(difference(logits(*to_bd(*dense, {.qk = false}).model), logits(*dense)), 1e-10);
+        continue;
+      }
+      Regauged bd = to_bd(*dense, {});
+      EXPECT_LE(difference(logits(*bd.model), logits(*dense)), 1e-10);
+      EXPECT_LE(difference(logits(*to_dense(*bd.model)), logits(*dense)), 1e-10);
+    }
+}
+
+// Rows of probabilities do not sum to 1 then: the value bias stays with the values.
+TEST(BasisDecomposition, KeepsTheFunctionUnderDropout) {
+  for (const char* family : {"gpt2", "bert"}) {
+    auto c = config(family);
+    c.dropout = 0.4;
+    auto dense = random_model(c);
+    auto dropped = [](const models::Model& m) {
+      autograd::NoGrad no_grad;
+      core::Generator generator(9);
+      models::Pass pass{.training = true, .compute = DType::f64, .random = &generator};
+      return m.logits(pass, ids()).value().to_vector<double>();
+    };
+    EXPECT_GT(difference(dropped(*dense), logits(*dense)), 1e-3) << family;
+    EXPECT_LE(difference(dropped(*to_bd(*dense, {}).model), dropped(*dense)), 1e-10) << family;
   }
 }
 

@@ -88,7 +88,13 @@ double loss_with(const Loaded& loaded, const EvalDataset& data, const MixerConfi
   auto model = models::make_model(with_mixer(loaded.model->config(), mixer));
   std::map<std::string, Var> trained;
   for (models::Parameter& p : loaded.model->parameters()) trained.emplace(p.path, p.var);
-  for (models::Parameter& p : model->parameters()) p.var.set_value(trained.at(p.path).value());
+  for (models::Parameter& p : model->parameters()) {
+    auto value = trained.find(p.path);
+    p.var.set_value(value != trained.end()
+                        ? value->second.value()  // what only this mixer has starts at zero
+                        : core::Tensor::zeros(p.var.shape(), loaded.model->parameters()[0].var.dtype(),
+                                              loaded.model->parameters()[0].var.device()));
+  }
   return evaluate(*model, data, loaded.compute).loss;
 }
 

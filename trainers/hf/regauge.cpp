@@ -3,10 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <numeric>
 
 #include "core/factor/decompose.h"
 #include "models/family.h"
+#include "trainers/hf/channels.h"
 #include "trainers/hf/head_errors.h"
 #include "trainers/hf/weights.h"
 
@@ -18,60 +18,8 @@ using configs::ProjectorConfig;
 using core::DType;
 using core::Tensor;
 using models::Model;
-using Channels = std::vector<int64_t>;
 
 std::string attention_path(int64_t layer) { return fmt::format("layers/{}/attention/", layer); }
-
-// to[:, i] = from[:, channels[i]], or with `inverse` to[:, channels[i]] = from[:, i]; rows of `from` may be fewer.
-Tensor take_columns(const Tensor& from, const Channels& channels, int64_t columns, bool inverse) {
-  int64_t rows = from.size(0);
-  Tensor to = Tensor::zeros({rows, columns}, DType::f64);
-  const double* in = from.data<double>();
-  double* out = to.data<double>();
-  int64_t n = from.size(1), taken = int64_t(channels.size());
-  for (int64_t r = 0; r < rows; ++r)
-    for (int64_t i = 0; i < taken; ++i) {
-      int64_t c = channels[size_t(i)];
-      out[r * columns + (inverse ? c : i)] = in[r * n + (inverse ? i : c)];
-    }
-  return to;
-}
-
-Tensor transposed(const Tensor& x) { return x.transpose(0, 1).contiguous(); }
-
-Channels identity(int64_t d) {
-  Channels c(static_cast<size_t>(d));
-  std::iota(c.begin(), c.end(), 0);
-  return c;
-}
-
-// Front rows first, back rows last, the others ascending between them.
-Channels order_of(int64_t d, const Channels& front, const Channels& back) {
-  Channels order = front;
-  for (int64_t i = 0; i < d; ++i)
-    if (std::find(front.begin(), front.end(), i) == front.end() && std::find(back.begin(), back.end(), i) == back.end())
-      order.push_back(i);
-  order.insert(order.end(), back.begin(), back.end());
-  return order;
-}
-
-// C_h's columns in the order in which a BdProjection reads the channels beside its slice.
-Tensor stored_c(const core::BasisFactors& f, const Channels& order, bool back) {
-  int64_t dh = int64_t(f.rows.size()), d = int64_t(order.size());
-  Channels columns;
-  for (int64_t i = back ? 0 : dh; i < (back ? d - dh : d); ++i)
-    columns.push_back(std::find(f.rest.begin(), f.rest.end(), order[size_t(i)]) - f.rest.begin());
-  return take_columns(f.c, columns, d - dh, false);
-}
-
-// The dense [H dh, d] weight of a BdProjection: the identity on its slice, C beside it.
-Tensor written_out(const Tensor& c, int64_t dh, const Channels& order, bool back) {
-  int64_t d = int64_t(order.size());
-  Channels beside(order.begin() + (back ? 0 : dh), order.begin() + (back ? d - dh : d));
-  Tensor w = take_columns(c, beside, d, true);
-  for (int64_t i = 0; i < c.size(0); ++i) w.data<double>()[i * d + order[size_t((back ? d - dh : 0) + i % dh)]] = 1;
-  return w;
-}
 
 // Latent attention: the channels that k and v read are rows of the latent's weight and of its norm's.
 void reorder_latent(const Weights& from, Weights& to, const std::string& path, const Channels& order) {
@@ -81,6 +29,17 @@ void reorder_latent(const Weights& from, Weights& to, const std::string& path, c
     Tensor columns = transposed(x.view({x.size(0), x.numel() / x.size(0)}));
     to.set(path + name, transposed(take_columns(columns, order, x.size(0), false)));
   }
+}
+
+// Learned breakpoints: scores [Hkv, Hkv D] that read all heads' keys side by side. A head's first channels are now
+// those times T^-1; after them come rotated ones that stay.
+void rescore(Weights& w, const std::string& path, const Tensor& t) {
+  if (!w.has(path)) return;
+  int64_t heads = t.size(0), dh = t.size(1), n = w.shape(path)[0], width = w.shape(path)[1] / heads;
+  Tensor scores = transposed(w.get(path)).view({heads, width, n});  // [Hkv, D, n]
+  Tensor keys = scores.slice(1, 0, dh).contiguous().view({heads * dh, n});
+  scores.slice(1, 0, dh).copy_from(core::apply_per_head(t, keys).view({heads, dh, n}));
+  w.set(path, transposed(scores.view({heads * width, n})));
 }
 
 void set_projector(ModelConfig& c, const ProjectorConfig& p) {
@@ -169,6 +128,8 @@ void write_layer(const Weights& from, Weights& to, const std::string& path, cons
   if (to.has(path + "order"))
     to.set(path + "order", Tensor::from(std::vector<double>(b.order.begin(), b.order.end()), {d}));
   bool latent = from.has(path + "latent/weight");
+  if (b.projector.qk)
+    for (const char* mixer : {"", "reference/"}) rescore(to, path + mixer + "breakpoints/weight", b.qk.t);
   if (latent) reorder_latent(from, to, path, b.order);
   Tensor q = latent ? from.get(path + "q/weight") : reordered("q/weight"),
          out = transposed(from.get(path + "out/weight"));
@@ -176,6 +137,7 @@ void write_layer(const Weights& from, Weights& to, const std::string& path, cons
     to.set(path + "q/weight", core::apply_per_head(b.qk.t, q));
     bias("q/bias", [&](const Tensor& x) { return core::apply_per_head(b.qk.t, x); });
     to.set(path + "k/weight", stored_c(b.qk, b.order, b.projector.qk_slice == "back"));
+    bias("k/bias", [&](const Tensor& x) { return core::solve_per_head(b.qk.t, x); });  // where the mixer sees it
   } else {
     to.set(path + "q/weight", q), bias("q/bias", same);
     to.set(path + "k/weight", reordered("k/weight")), bias("k/bias", same);
@@ -235,6 +197,13 @@ Regauged to_bd(const Model& dense, const RegaugeOptions& o) {
   }
   for (const auto& [i, p] : wanted) c.layers.try_emplace(i, c.attention).first->second.projector = p;
   models::make_model(c);  // refuses what cannot be
+  for (const auto& [i, p] : wanted)
+    if (p.qk && !models::mixes_by_products(models::mixer_options(c, int(i), true)))
+      throw core::Error({.where = fmt::format("Basis Decomposition of layer {}", i),
+                         .expected = "a mixer that reads q and k through their products alone",
+                         .got = "mixer low_rank, features: " + c.attention_of(i).mixer.features,
+                         .remedy = "leave QK out (--no-qk, projector.qk: false), or features: taylor",
+                         .code = core::ExitCode::usage});
   std::vector<LayerBasis> bases(static_cast<size_t>(c.n_layer));
   for (const Wanted& batch : batches(wanted, from)) factor_layers(from, batch, dh, o.device, bases);
   for (const auto& [i, p] : wanted) {

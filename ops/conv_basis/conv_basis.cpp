@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <numeric>
 
 #include "autograd/registry.h"
 #include "core/basic/basic.h"
@@ -197,6 +198,14 @@ REGISTER_OP(ConvBasisAttention)
 
 Var conv_basis_attention(const Var& q, const Var& k, const Var& v, const ConvBasisOptions& options) {
   return autograd::apply<ConvBasisAttention>(options, q, k, v);
+}
+
+double conv_basis_direct_share(const Tensor& q, const Tensor& k, const Tensor& v, const ConvBasisOptions& options) {
+  Context ctx;
+  ctx.set_needs(0, true);
+  ConvBasisAttention::forward(ctx, options, q, k, v);
+  auto flags = ctx.saved(5).to_vector<double>();
+  return flags.empty() ? 0 : std::accumulate(flags.begin(), flags.end(), 0.0) / double(flags.size());
 }
 
 }  // namespace basis::ops

@@ -47,6 +47,9 @@ Var conv_basis_attention(const Var& q, const Var& k, const Var& v, const ConvBas
 // The same function from the materialised T x T matrix: the reference.
 Var conv_basis_naive(const Var& q, const Var& k, const Var& v, const ConvBasisOptions& options = {});
 
+// The share of rows (of every batch and head) that are evaluated directly: a forward, and a copy to the host.
+double conv_basis_direct_share(const Tensor& q, const Tensor& k, const Tensor& v, const ConvBasisOptions& options);
+
 // The extents of one call, checked.
 struct ConvBasisShape {
   int64_t B, T, H, Hkv, D, Dv, rows, segments;  // segments: breakpoints per head, unused ones included

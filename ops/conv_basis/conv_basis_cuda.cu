@@ -54,6 +54,11 @@ struct Chunk {
   float2* spectra(int64_t blocks) {
     return reinterpret_cast<float2*>(floats(2 * int64_t(g.units) * (int64_t{1} << g.log) * blocks * g.columns));
   }
+  Groups groups() {
+    int64_t each = ceil_div(g.T, kGroup);
+    int* at = kept.emplace_back(Tensor::empty({g.units * (each + 1)}, DType::i32, device)).data<int32_t>();
+    return {at + g.units, at};
+  }
   int64_t cell_blocks() const { return g.aligned ? g.tiles : g.cells; }
   const Triangle* other() const { return g.causal ? nullptr : &upper; }
   int64_t score_count() const { return int64_t(g.units) * g.segments * g.T; }
@@ -127,8 +132,7 @@ void forward(const Tensor& q, const Tensor& k, const Tensor& v, const ConvBasisO
   const T *qp = q.data<T>(), *kp = k.data<T>(), *vp = v.data<T>();
   for_chunks(n, options, q.dtype(), device, [&](Chunk& c) {
     const Geometry& g = c.g;
-    if (options.rows > 0)
-      return direct_rows<T>(g, nullptr, nullptr, qp, kp, vp, int(options.rows), o.data<T>(), nullptr, nullptr, device);
+    if (options.rows > 0) return last_rows<T>(g, qp, kp, vp, int(options.rows), o.data<T>(), device);
     float* l = lse.data<float>() + int64_t(g.first) * g.T;
     uint8_t* flags = direct.data<uint8_t>() + int64_t(g.first) * g.T;
     make_factors(c, qp, kp);
@@ -152,7 +156,7 @@ void forward(const Tensor& q, const Tensor& k, const Tensor& v, const ConvBasisO
       }
       finish_rows(g, sums, results.mass, shift, c.bound.data<float>(), qp, kp, vp, o.data<T>(), l, flags, device);
     }
-    direct_rows(g, c.lower.scores, c.upper.scores, qp, kp, vp, 0, o.data<T>(), l, flags, device);
+    direct_rows(g, c.lower.scores, c.upper.scores, qp, kp, vp, flags, c.groups(), o.data<T>(), l, device);
   });
 }
 
@@ -176,15 +180,12 @@ void backward(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o
                     direct.data<uint8_t>() + int64_t(g.first) * g.T};
     make_factors(c, x.q, x.k);
     const float* shift = c.shift.data<float>();
-    Tensor listed = Tensor::empty({positions}, DType::i32, device),
-           count = Tensor::empty({g.units}, DType::i32, device);
     RowGradients d{own ? nullptr : c.zeros(positions * g.D),
                    own ? nullptr : c.zeros(positions * g.D),
                    c.floats(positions * 2 * g.columns),
                    c.floats(positions),
                    c.floats(positions),
-                   listed.data<int32_t>(),
-                   count.data<int32_t>()};
+                   c.groups()};
     gradient_rows(g, x, shift, d, device);
 
     float2 *v_cells = c.spectra(c.cell_blocks()), *x_tiles = c.spectra(g.tiles), *out = c.spectra(c.cell_blocks());
@@ -192,7 +193,7 @@ void backward(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o
     gradient_to_spectra(g, x.dout, d.factor, false, x_tiles, device);
     mix_transposed(g, c.lower, x_tiles, out, device);
     if (own) {
-      add_values(g, x, c.lower, nullptr, true, d, device);
+      direct_values(g, x, c.lower.scores, nullptr, true, d, device);
       spectra_to_value_gradient(g, out, d, dv.data<T>(), device);
     } else {
       spectra_to_rows(g, out, true, false, d.dv, device);
@@ -203,6 +204,7 @@ void backward(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o
       gradient_of_mass(g, t, shift, d.factor, d.delta, device);
       correlate(g, t, cells, tiles, device);
       gradient_of_windows(g, t, device);
+      direct_scores(g, x, t, d, device);
     };
     gradient_of(c.lower, v_cells, x_tiles);
     if (!g.causal) {
@@ -213,8 +215,7 @@ void backward(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o
       spectra_to_rows(g, out, false, true, d.dv, device);
       gradient_of(c.upper, x_cells, v_tiles);
     }
-    if (!own) add_values(g, x, c.lower, c.other(), false, d, device);
-    add_scores(g, x, c.lower, c.other(), d, device);
+    if (!own) direct_values(g, x, c.lower.scores, c.upper.scores, false, d, device), near_pairs(g, x, d, device);
     if (own) return spread<T>(g, c.lower, x.q, x.k, {nullptr, nullptr, dq.data<T>(), dk.data<T>()}, device);
     spread<T>(g, c.lower, x.q, x.k, {d.dq, d.dk}, device);
     if (!g.causal) spread<T>(g, c.upper, x.q, x.k, {d.dk, d.dq}, device);

@@ -134,6 +134,18 @@ void row_mass(const Geometry& g, const Triangle& lower, const Triangle* upper, c
 void gradient_of_mass(const Geometry& g, const Triangle& t, const float* shift, const float* factor, const float* delta,
                       Device device);
 
+// Groups of 16 neighbouring rows with some that are done directly.
+constexpr int kGroup = 16;
+struct Groups {
+  int* listed;  // [u][T / 16 rounded up] ascending
+  int* count;   // [u] how many
+  __device__ const int* of(const Geometry& g, int u) const {
+    return listed + int64_t(u) * ((g.T + kGroup - 1) / kGroup);
+  }
+  // Behind the last row listed.
+  __device__ int end(const Geometry& g, int u) const { return count[u] ? (of(g, u)[count[u] - 1] + 1) * kGroup : 0; }
+};
+
 template <class T>
 struct RowTensors {  // [B,T,heads,channels]
   const T *q, *k, *v, *o, *dout;
@@ -144,8 +156,7 @@ struct RowGradients {
   float *dq, *dk, *dv;  // [u][T][D], [u][T][D], [u][T][2 columns]
   float* delta;         // [u][T] <do, o>
   float* factor;        // [u][T] 1 / Dn at the tile's shift, 0 for rows done directly
-  int* listed;          // [u][T] the rows done directly, ascending
-  int* count;           // [u] how many
+  Groups groups;        // with rows done directly
 };
 
 // conv_basis_cuda_spectra.cu
@@ -160,7 +171,7 @@ void spectra_to_rows(const Geometry& g, const float2* spectra, bool by_cell, boo
 // o of the rows that go through the FFT.
 template <class T>
 void spectra_to_output(const Geometry& g, const float2* spectra, const float* factor, T* o, Device device);
-// dv where each head has its own values, with d.dv added up to the last row listed.
+// dv where each head has its own values, with d.dv added up to the end of the groups.
 template <class T>
 void spectra_to_value_gradient(const Geometry& g, const float2* spectra, const RowGradients& d, T* dv, Device device);
 
@@ -170,22 +181,31 @@ void spectra_to_value_gradient(const Geometry& g, const float2* spectra, const R
 template <class T>
 void finish_rows(const Geometry& g, const float* sums, const float* mass, const float* shift, const float* bound,
                  const T* q, const T* k, const T* v, T* o, float* lse, uint8_t* direct, Device device);
-// Rows flagged in `direct`, from the scores; or, with `rows` > 0, the last rows of every head, from q and k.
+// The last rows of every head, from q and k: decoding.
 template <class T>
-void direct_rows(const Geometry& g, const float* low, const float* up, const T* q, const T* k, const T* v, int rows,
-                 T* o, float* lse, const uint8_t* direct, Device device);
+void last_rows(const Geometry& g, const T* q, const T* k, const T* v, int rows, T* o, Device device);
+
+// conv_basis_cuda_direct.cu
+void list_groups(const Geometry& g, const uint8_t* direct, const Groups& out, Device device);
+// o and lse of the rows flagged in `direct`, from the scores.
+template <class T>
+void direct_rows(const Geometry& g, const float* low, const float* up, const T* q, const T* k, const T* v,
+                 const uint8_t* direct, const Groups& groups, T* o, float* lse, Device device);
+// conv_basis_cuda_direct_gradient.cu
+// Adds their part to dv (fresh: it holds nothing yet, and is written up to the end of the groups), and to t's du.
+template <class T>
+void direct_values(const Geometry& g, const RowTensors<T>& x, const float* low, const float* up, bool fresh,
+                   const RowGradients& d, Device device);
+template <class T>
+void direct_scores(const Geometry& g, const RowTensors<T>& x, const Triangle& t, const RowGradients& d, Device device);
 
 // conv_basis_cuda_pairs.cu
-// delta, factor and the list.
+// delta and factor.
 template <class T>
 void gradient_rows(const Geometry& g, const RowTensors<T>& x, const float* shift, const RowGradients& d, Device device);
-// Add the pairs that did not go through the FFT: to dv (fresh: it holds nothing yet) and dk; to dq and du.
+// Adds the near pairs to dv, dk and dq.
 template <class T>
-void add_values(const Geometry& g, const RowTensors<T>& x, const Triangle& lower, const Triangle* upper, bool fresh,
-                const RowGradients& d, Device device);
-template <class T>
-void add_scores(const Geometry& g, const RowTensors<T>& x, const Triangle& lower, const Triangle* upper,
-                const RowGradients& d, Device device);
+void near_pairs(const Geometry& g, const RowTensors<T>& x, const RowGradients& d, Device device);
 // conv_basis_cuda_gradient.cu
 // Adds scale du^T y[s] to `into` at every position, and scale du x to `at` at the breakpoints, x the positions' rows;
 // or writes them to `values_into` and `values_at`, which have q's layout.

@@ -92,10 +92,10 @@ __global__ void __maxnreg__(80)
 }
 
 // Channels in their own dtype: factor x where rows are queries (0: left to direct_rows); else keys, which gain `extra`
-// [u][T][2 columns] up to the last row done directly.
+// [u][T][2 columns] up to the end of the groups.
 template <bool Even, bool Keys, class T>
 __global__ void __maxnreg__(80) to_values_kernel(Geometry g, const float2* spectra, const float* factor,
-                                                 const float2* extra, const int* listed, const int* count, T* values) {
+                                                 const float2* extra, Groups groups, T* values) {
   extern __shared__ float2 x[];
   int u = blockIdx.z, block = blockIdx.y, blocks = gridDim.y, column = blockIdx.x * kColumns + threadIdx.x % kColumns;
   Span s(g, u, block, Keys);
@@ -108,14 +108,14 @@ __global__ void __maxnreg__(80) to_values_kernel(Geometry g, const float2* spect
   int stride = (Keys ? g.Hkv : g.H) * g.Dv;
   const float* by = factor + int64_t(u) * g.T + s.origin;
   const float2* more = extra + (int64_t(u) * g.T + s.origin) * g.columns + column;
-  int last = Keys && count[u] ? listed[int64_t(u) * g.T + count[u] - 1] : -1, keys = g.keys(u);
+  int stop = Keys ? groups.end(g, u) : 0, keys = g.keys(u);
   F::inverse<true>(
       x, g.twiddles, g.log, [&](int place) { return in[place * step]; },
       [&](int i, float2 v) {
         int at = s.origin + i;
         if (at < s.begin || at >= s.end || !inside) return;
         if constexpr (Keys) {
-          float2 added = at <= last && at < keys ? more[int64_t(i) * g.columns] : float2{0, 0};
+          float2 added = at < stop && at < keys ? more[int64_t(i) * g.columns] : float2{0, 0};
           v = at < keys ? float2{scale * v.x + added.x, scale * v.y + added.y} : float2{0, 0};
           store_pair<Even>(out + int64_t(i) * stride, v, both);
         } else if (by[i] != 0) {
@@ -154,14 +154,14 @@ void spectra_to_rows(const Geometry& g, const float2* spectra, bool by_cell, boo
 template <class T>
 void spectra_to_output(const Geometry& g, const float2* spectra, const float* factor, T* o, Device device) {
   auto kernel = even(g, o) ? to_values_kernel<true, false, T> : to_values_kernel<false, false, T>;
-  launch_shared(kernel, device, grid_of(g, false), fft_threads(g), shared_of(g), g, spectra, factor, nullptr, nullptr,
-                nullptr, o);
+  launch_shared(kernel, device, grid_of(g, false), fft_threads(g), shared_of(g), g, spectra, factor, nullptr, Groups{},
+                o);
 }
 template <class T>
 void spectra_to_value_gradient(const Geometry& g, const float2* spectra, const RowGradients& d, T* dv, Device device) {
   auto kernel = even(g, dv) ? to_values_kernel<true, true, T> : to_values_kernel<false, true, T>;
   launch_shared(kernel, device, grid_of(g, true), fft_threads(g), shared_of(g), g, spectra, nullptr,
-                reinterpret_cast<const float2*>(d.dv), d.listed, d.count, dv);
+                reinterpret_cast<const float2*>(d.dv), d.groups, dv);
 }
 
 #define INSTANTIATE(T)                                                                               \

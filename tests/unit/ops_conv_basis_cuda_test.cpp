@@ -81,6 +81,38 @@ TEST_F(ConvBasisCuda, AgreesWithTheCpu) {
   expect_near("long tiles", inputs(1, 5000, 1, 1, 16, 16), {.k = 2, .tile = 2048});
 }
 
+// Logits ten nats apart, so that many rows do not go through the FFT: the groups of rows, their keys in parts (few
+// groups) and in one (many), segments that end inside a tile, channels that are no multiple of anything.
+TEST_F(ConvBasisCuda, RowsOutsideOfTheFftAgreeWithTheCpu) {
+  auto check = [](const std::string& name, Inputs values, ConvBasisOptions o) {
+    for (auto [dtype, forward, backward] : {std::tuple{DType::f32, 1e-5, 1e-4}, {DType::bf16, 8e-3, 0.0}}) {
+      Inputs x = values.to(dtype), wide = x.to(DType::f64), on = x.to(core::cuda());
+      double share = conv_basis_direct_share(on.q, on.k, on.v, o.to(core::cuda()));
+      EXPECT_GT(share, 0.02) << name;
+      EXPECT_LT(share, 0.98) << name;
+      Results want = evaluate(wide, o), got = evaluate(on, o);
+      EXPECT_LT(relative(got.o, want.o), forward) << name << " " << int(dtype);
+      EXPECT_LT(relative(got.dv, want.dv), forward * 10) << name << " " << int(dtype);
+      if (backward == 0) continue;  // ds is a small difference of products with the rounded output
+      EXPECT_LT(relative(got.dq, want.dq), backward) << name;
+      EXPECT_LT(relative(got.dk, want.dk), backward) << name;
+    }
+  };
+  ConvBasisOptions full{.causal = false}, window{.k = 5, .window = 9}, both{.k = 5, .causal = false, .window = 3},
+      padded;
+  padded.key_lengths = Tensor::from(std::vector<int32_t>{700, 1000}, {2});
+  check("causal", inputs(1, 2048, 2, 2, 64, 64, 10), {});
+  check("many heads", inputs(1, 1024, 48, 48, 16, 16, 10), {});
+  check("full", inputs(1, 1000, 2, 2, 64, 64, 10), full);
+  check("window", inputs(1, 1000, 2, 2, 64, 64, 10), window);
+  check("full window", inputs(1, 777, 2, 1, 32, 32, 10), both);
+  check("padded", inputs(2, 1000, 1, 1, 64, 64, 10), padded);
+  check("uneven segments", inputs(1, 1500, 1, 1, 64, 64, 10), {.k = 7});
+  check("short segments", inputs(1, 500, 1, 1, 16, 16, 10), {.k = 90, .tile = 64});
+  check("groups, odd heads", inputs(1, 1100, 4, 2, 33, 47, 10), {});
+  check("wide values", inputs(1, 900, 1, 1, 64, 130, 10), {});
+}
+
 // f32 rows within 1e-4 of f64, as on the CPU (ConvBasis.IsStableInSinglePrecision).
 TEST_F(ConvBasisCuda, IsStableInSinglePrecision) {
   for (int64_t T : {300, 1021, 4099})

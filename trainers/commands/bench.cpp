@@ -151,6 +151,9 @@ void add_bench_command(CLI::App& app, int& exit_code) {
                       "conv: low-rank attention also under shifted blocks of so many tokens");
   command->add_option("--tile", o->conv.tile, "conv: positions of a tile, a power of two; 0: chosen");
   command->add_option("--window", o->conv.window, "conv: width scored exactly near the diagonal");
+  command->add_option("--spread", o->conv.spread, "conv: standard deviation of the logits, in nats")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
   command->add_option("--fused-up-to", o->conv.fused_up_to, "conv: longest sequence for fused attention; 0: all");
   command->add_flag("--full", o->conv.full, "conv: bidirectional");
   command->add_option("--svg", o->conv.svg, "conv, conv_gradient: file for a plot");

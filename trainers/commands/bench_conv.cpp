@@ -12,6 +12,7 @@
 #include "ops/conv_basis/conv_basis.h"
 #include "ops/fused_attention/fused_attention.h"
 #include "ops/low_rank_attention/low_rank_attention.h"
+#include "ops/pointwise/pointwise.h"
 #include "trainers/commands/bench_timing.h"
 #include "trainers/run/svg_axis.h"
 
@@ -45,6 +46,7 @@ struct Series {
 struct Call {
   std::vector<Var> inputs;
   std::function<Var()> run;
+  double direct = 0;  // share of the rows of conv-basis attention that do not go through the FFT
 };
 
 Call call_of(const Series& s, const ConvBench& o, const core::Shape& shape, core::DType dtype, core::Device device) {
@@ -52,19 +54,22 @@ Call call_of(const Series& s, const ConvBench& o, const core::Shape& shape, core
   core::Shape wide = shape;
   if (s.rank) wide[3] = s.rank;
   Var q = random_var(wide, dtype, device, 1), k = random_var(wide, dtype, device, 2);
+  if (o.spread != 1) q = Var(ops::scale(q, o.spread).value(), true);
   if (s.rank) {
     ops::LowRankOptions low{.causal = !o.full};
     if (s.blocks) low.mask = ops::shifted_blocks(s.blocks, !o.full, shape[1], shape[1]).to(device);
     q = Var(ops::attention_features(q, {}).value(), true), k = Var(ops::attention_features(k, {}).value(), true);
-    return {{q, k, v}, [=] { return ops::low_rank_attention(q, k, v, low); }};
+    return {{q, k, v}, [=] { return ops::low_rank_attention(q, k, v, low); }, 0};
   }
   if (s.k) {
     ops::ConvBasisOptions conv;
     conv.causal = !o.full, conv.tile = o.tile, conv.window = o.window, conv.k = s.k;
-    return {{q, k, v}, [=] { return ops::conv_basis_attention(q, k, v, conv); }};
+    return {{q, k, v},
+            [=] { return ops::conv_basis_attention(q, k, v, conv); },
+            ops::conv_basis_direct_share(q.value(), k.value(), v.value(), conv)};
   }
   ops::AttentionOptions fused{.causal = !o.full};
-  return {{q, k, v}, [=] { return ops::fused_attention(q, k, v, fused); }};
+  return {{q, k, v}, [=] { return ops::fused_attention(q, k, v, fused); }, 0};
 }
 
 std::string plot(const std::vector<Series>& all, const std::string& title) {
@@ -123,10 +128,10 @@ void bench_conv(const ConvBench& o, core::Device device, core::DType dtype) {
   Json rows = Json::array();
   if (!o.json)
     fmt::print(
-        "conv-basis attention on {}/{}, batch {}, {} heads x {}, {}; medians of {}, ms\n{:>9}  "
-        "{:<18}{:>12}{:>14}{:>13}\n",
-        name_of(device), name_of(dtype), o.batch, o.heads, o.head_dim, o.full ? "full" : "causal", o.repeats, "tokens",
-        "", "forward", "and backward", "peak MiB");
+        "conv-basis attention on {}/{}, batch {}, {} heads x {}, {}, logits' spread {:g}; medians of {}, ms\n{:>9}  "
+        "{:<18}{:>12}{:>14}{:>13}{:>10}\n",
+        name_of(device), name_of(dtype), o.batch, o.heads, o.head_dim, o.full ? "full" : "causal", o.spread, o.repeats,
+        "tokens", "", "forward", "and backward", "peak MiB", "direct");
   for (int64_t n : lengths) {
     core::Shape shape{o.batch, n, o.heads, o.head_dim};
     for (size_t i = 0; i < all.size(); ++i) {
@@ -145,9 +150,11 @@ void bench_conv(const ConvBench& o, core::Device device, core::DType dtype) {
                       {"blocks", all[i].blocks},
                       {"forward_ms", t.forward * 1e3},
                       {"forward_backward_ms", t.both * 1e3},
-                      {"peak_mib", peak}});
+                      {"peak_mib", peak},
+                      {"direct", call.direct}});
       if (!o.json)
-        fmt::print("{:>9}  {:<18}{:>12.3f}{:>14.3f}{:>13.0f}\n", n, all[i].name, t.forward * 1e3, t.both * 1e3, peak);
+        fmt::print("{:>9}  {:<18}{:>12.3f}{:>14.3f}{:>13.0f}{:>10}\n", n, all[i].name, t.forward * 1e3, t.both * 1e3,
+                   peak, all[i].k ? fmt::format("{:.2f} %", 100 * call.direct) : "");
     }
   }
   Json growth = Json::object();
@@ -161,11 +168,17 @@ void bench_conv(const ConvBench& o, core::Device device, core::DType dtype) {
     if (!file) throw core::Error({.where = o.svg, .expected = "a file that can be written"});
   }
   if (o.json) {
-    Json result{{"bench", "conv"},         {"device", name_of(device)},
-                {"dtype", name_of(dtype)}, {"batch", o.batch},
-                {"heads", o.heads},        {"head_dim", o.head_dim},
-                {"causal", !o.full},       {"tile", o.tile},
-                {"window", o.window},      {"rows", rows},
+    Json result{{"bench", "conv"},
+                {"device", name_of(device)},
+                {"dtype", name_of(dtype)},
+                {"batch", o.batch},
+                {"heads", o.heads},
+                {"head_dim", o.head_dim},
+                {"causal", !o.full},
+                {"tile", o.tile},
+                {"window", o.window},
+                {"spread", o.spread},
+                {"rows", rows},
                 {"exponent", growth}};
     return fmt::print("{}\n", result.dump(1));
   }

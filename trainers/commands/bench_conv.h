@@ -16,12 +16,13 @@ struct ConvBench {
   std::vector<int64_t> ranks;  // of low-rank attention beside, features given; none: not timed
   int64_t blocks = 0;          // > 0: low-rank attention also under LongLoRA's shifted blocks of so many tokens
   int64_t fused_up_to = 0;     // longest sequence that fused attention is timed on; 0: all
+  double spread = 1;           // standard deviation of the logits, in nats
   bool full = false, json = false;
   std::string svg;  // file of the plot, or empty
 };
 
 // Prints a table or JSON: forward and forward + backward in milliseconds, their growth as a fitted exponent, and the
-// memory beyond inputs at the peak.
+// memory beyond inputs at the peak; for conv-basis the share of rows that do not go through the FFT.
 void bench_conv(const ConvBench& o, core::Device device, core::DType dtype);
 
 }  // namespace basis::trainers

@@ -17,10 +17,12 @@ inline cudaStream_t cuda_stream(Device device) {
   return static_cast<cudaStream_t>(current_stream(device.index).handle);
 }
 
+// `shared` bytes of dynamic shared memory, rounded up to 16: the compiler may read the rest of the last 16 unused.
 template <class... Params, class... Args>
 void launch_shared(void (*kernel)(Params...), Device device, dim3 grid, int threads, size_t shared, Args&&... args) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
   cudaStream_t stream = cuda_stream(device);  // also makes the device current
+  shared = (shared + 15) / 16 * 16;
   if (shared > 48 * 1024)
     CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared)));
   kernel<<<grid, threads, shared, stream>>>(std::forward<Args>(args)...);

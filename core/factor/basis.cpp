@@ -190,6 +190,12 @@ std::vector<int64_t> choose_basis(const Tensor& weight, int64_t dh, BasisChoice 
                  .got = std::to_string(d - int64_t(taken.size())),
                  .remedy = "decompose QK or VO alone, or take the first or last rows",
                  .code = ExitCode::usage});
+  if (d - int64_t(taken.size()) == dh) {  // no choice
+    std::vector<int64_t> rows;
+    for (int64_t i = 0; i < d; ++i)
+      if (free[size_t(i)]) rows.push_back(i);
+    return rows;
+  }
   auto q = orthonormal_heads(weight, dh);
   std::vector<int64_t> rows = greedy(q, free);
   if (partner)

@@ -89,7 +89,7 @@ __global__ void column_kernel(const float* q, float* f, float* left, float* logs
 Tensor orthonormal(const Batch& b, const Tensor& w, const Tensor& singular) {
   int n = b.all(), dh = b.dh, d = b.d;
   int64_t size = int64_t(dh) * d;
-  Tensor gram = b.empty({n, dh, dh}, DType::f64), x = w.clone(), q = b.empty({n, dh, d}, DType::f32);
+  Tensor gram = b.empty({n, dh, dh}, DType::f64), x = w.clone().view({n, dh, d}), q = b.empty({n, dh, d}, DType::f32);
   gemm_batched(b.device, CUBLAS_OP_T, CUBLAS_OP_N, dh, dh, d, w.data<double>(), d, size, w.data<double>(), d, size,
                gram.data<double>(), dh, int64_t(dh) * dh, n);
   Tensor grams = addresses(gram), xs = addresses(x), info = b.empty({n}, DType::i32);

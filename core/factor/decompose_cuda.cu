@@ -151,6 +151,15 @@ Tensor index_tensor(const Batch& b, const std::vector<std::vector<int64_t>>& lis
   return Tensor::from(flat, {b.tasks, int64_t(flat.size()) / b.tasks}, b.device);
 }
 
+std::vector<int64_t> others(const std::vector<int64_t>& rows, int64_t d) {
+  std::vector<char> in(size_t(d), 0);
+  for (int64_t r : rows) in[size_t(r)] = 1;
+  std::vector<int64_t> rest;
+  for (int64_t i = 0; i < d; ++i)
+    if (!in[size_t(i)]) rest.push_back(i);
+  return rest;
+}
+
 // Empty where a head is singular: for the CPU.
 BasisRows chosen(const Batch& b, const std::vector<BasisTask>& tasks, const Tensor& w) {
   BasisRows open(tasks.size(), std::vector<int64_t>(size_t(b.d), 1)), rows(tasks.size());
@@ -164,18 +173,14 @@ BasisRows chosen(const Batch& b, const std::vector<BasisTask>& tasks, const Tens
   for (int64_t i = 0; i < b.tasks; ++i) {
     bool good = true;
     for (int64_t h = 0; h < b.heads; ++h) good &= !flags[size_t(i * b.heads + h)];
-    if (good) rows[size_t(i)].assign(flat.begin() + i * b.dh, flat.begin() + (i + 1) * b.dh);
+    if (!good) continue;
+    const std::vector<int64_t>& taken = tasks[size_t(i)].taken;
+    if (b.d - int64_t(taken.size()) == b.dh)
+      rows[size_t(i)] = others(taken, b.d);  // no choice
+    else
+      rows[size_t(i)].assign(flat.begin() + i * b.dh, flat.begin() + (i + 1) * b.dh);
   }
   return rows;
-}
-
-std::vector<int64_t> others(const std::vector<int64_t>& rows, int64_t d) {
-  std::vector<char> in(size_t(d), 0);
-  for (int64_t r : rows) in[size_t(r)] = 1;
-  std::vector<int64_t> rest;
-  for (int64_t i = 0; i < d; ++i)
-    if (!in[size_t(i)]) rest.push_back(i);
-  return rest;
 }
 
 }  // namespace

@@ -92,6 +92,23 @@ __device__ __forceinline__ void copy_2d(uint32_t to, const CUtensorMap* map, uin
       "l"(map), "r"(bar), "r"(x), "r"(y)
       : "memory");
 }
+// What is read again soon: the L2 cache evicts it last.
+struct CachePolicy {
+  uint64_t bits;
+};
+__device__ __forceinline__ CachePolicy keep_in_l2() {
+  CachePolicy p;
+  asm volatile("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(p.bits));
+  return p;
+}
+__device__ __forceinline__ void copy_2d(uint32_t to, const CUtensorMap* map, uint32_t bar, int x, int y,
+                                        CachePolicy policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
+      "[%0], [%1, {%3, %4}], [%2], %5;" ::"r"(to),
+      "l"(map), "r"(bar), "r"(x), "r"(y), "l"(policy.bits)
+      : "memory");
+}
 // To the same address (and the barrier at the same address) of every block in `mask`.
 __device__ __forceinline__ void copy_2d(uint32_t to, const CUtensorMap* map, uint32_t bar, int x, int y,
                                         uint16_t mask) {
@@ -108,6 +125,14 @@ __device__ __forceinline__ void copy_5d(uint32_t to, const CUtensorMap* map, uin
       "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster "
       "[%0], [%1, {%3, %4, %4, %4, %5}], [%2], %6;" ::"r"(to),
       "l"(map), "r"(bar), "r"(x), "r"(0), "r"(y), "h"(mask)
+      : "memory");
+}
+
+__device__ __forceinline__ void copy_5d(uint32_t to, const CUtensorMap* map, uint32_t bar, int x, int y) {
+  asm volatile(
+      "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes "
+      "[%0], [%1, {%3, %4, %4, %4, %5}], [%2];" ::"r"(to),
+      "l"(map), "r"(bar), "r"(x), "r"(0), "r"(y)
       : "memory");
 }
 

@@ -1,5 +1,5 @@
 // The forward kernel for tensors.
-#include "ops/bd_linear/bd_forward_hopper.cuh"
+#include "ops/bd_linear/bd_forward_pingpong.cuh"
 
 #include "core/cuda/launch.cuh"
 #include "ops/bd_linear/bd_hopper.h"
@@ -29,8 +29,8 @@ template <class T>
 void forward_typed(const Tensor& x, const Tensor& c, const Tensor& y, int64_t dh, bool slice_in_front) {
   int64_t m = x.size(0), d = x.size(1), n = c.size(0);
   ForwardPlan plan = plan_forward(int(ceil_div(d - dh, kTileK)), int(ceil_div(n, kTileN)));
-  forward_hopper<T>(x.data<T>(), c.data<T>(), y.data<T>(), m, n, d, dh, slice_in_front, plan,
-                    multiprocessors_of(x.device()), cuda_stream(x.device()));
+  forward_planned<T>(x.data<T>(), c.data<T>(), y.data<T>(), m, n, d, dh, slice_in_front, plan,
+                     multiprocessors_of(x.device()), cuda_stream(x.device()));
 }
 
 void forward_hopper(const Tensor& x, const Tensor& c, const Tensor& y, int64_t dh, bool slice_in_front) {

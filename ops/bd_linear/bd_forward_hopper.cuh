@@ -27,8 +27,17 @@ using namespace core::hopper;
 
 constexpr int kTileM = 128, kTileN = 256, kTileK = 64;
 constexpr int kTileA = kTileM * kTileK * 2, kTileB = kTileN * kTileK * 2;  // bytes
+constexpr int kPingTileA = 64 * kTileK * 2;                                // rows of one warpgroup
 constexpr int kSharedBytes = 227 * 1024;
 constexpr int kMaxSlots = 8;
+constexpr int kPingSteps = 6;
+
+// Tiles of X in flight in bd_forward_pingpong.cuh: as many as fit that divide the steps of two tiles.
+constexpr int ping_slots(int steps) {
+  int slots = std::min((kSharedBytes - 2048 - kTileB * steps) / kPingTileA, kMaxSlots);
+  while (2 * steps % slots) --slots;
+  return slots;
+}
 
 // Tuning choices; `plan_forward` makes them.
 struct ForwardPlan {
@@ -36,6 +45,7 @@ struct ForwardPlan {
   bool resident = false;  // X's rows stay in shared memory: k_tiles <= kMaxSlots
   bool runs = false;      // a cluster's tiles are one contiguous run along the columns, not every so-manieth
   int skew = 1;           // steps of the second warpgroup behind the first; 0: none
+  bool pingpong = false;  // the kernel of bd_forward_pingpong.cuh: k_tiles == kPingSteps; the others do not count
 };
 
 struct ForwardArgs {
@@ -43,6 +53,7 @@ struct ForwardArgs {
   const void* slice;  // X[:, S]: first element, row stride d
   void* y;            // [M, N]
   int m, n, d, k_tiles, row_pairs, column_tiles;
+  int row_tiles;  // of the ping-pong kernel, 64 rows each
   ForwardPlan plan;
 };
 
@@ -242,6 +253,7 @@ inline ForwardPlan plan_forward(int k_tiles, int column_tiles) {
   plan.runs = plan.resident;
   plan.skew = plan.resident ? 2 : 1;
   int room = kSharedBytes - 2048;
+  plan.pingpong = k_tiles == kPingSteps;
   plan.stages = std::min(plan.resident ? (room - kTileA * k_tiles) / kTileB : room / (kTileA + kTileB), kMaxSlots);
   return plan;
 }

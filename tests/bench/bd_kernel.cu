@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "ops/bd_linear/bd_backward_hopper.cuh"
+#include "ops/bd_linear/bd_forward_pingpong.cuh"
 
 using namespace basis;
 using namespace basis::ops::bd;
@@ -208,6 +209,7 @@ int best_algorithm(const Gemm& gemm, const std::function<void(int set, int algo)
 
 std::string name_of(const ForwardPlan& p) {
   char text[80];
+  if (p.pingpong) return "ping-pong";
   snprintf(text, sizeof text, "%s %s skew %d stages %d", p.resident ? "resident" : "stream",
            p.runs ? "runs" : "strided", p.skew, p.stages);
   return text;
@@ -215,6 +217,7 @@ std::string name_of(const ForwardPlan& p) {
 std::vector<ForwardPlan> plans(const Shape& s) {
   std::vector<ForwardPlan> list;
   int k_tiles = int((s.k() + 63) / 64);
+  if (k_tiles == kPingSteps) list.push_back(ForwardPlan{.pingpong = true});
   for (bool resident : {false, true})
     for (bool runs : {false, true})
       for (int skew : {0, 1, 2}) {
@@ -246,7 +249,8 @@ std::string run_forward_check(const Shape& s, const Data<T>& data, ForwardPlan p
   Buffer<double> sums(4);
   CUDA_CHECK(cudaMemset(sums.p, 0, 32));
   CUDA_CHECK(cudaMemset(data.y[0]->p, 0xff, data.y[0]->n * 2));
-  forward_hopper<T>(data.x[0]->p, data.c[0]->p, data.y[0]->p, s.m, s.n(), s.d, s.dh, s.front, plan, multiprocessors, 0);
+  forward_planned<T>(data.x[0]->p, data.c[0]->p, data.y[0]->p, s.m, s.n(), s.d, s.dh, s.front, plan, multiprocessors,
+                     0);
   int64_t rows = std::min<int64_t>(s.m, 301), step = s.m / rows;
   check_forward<T>
       <<<dim3(rows, 8), 256>>>(data.x[0]->p, data.c[0]->p, data.y[0]->p, s.d, s.n(), s.dh, s.front, step, s.m, sums.p);
@@ -278,7 +282,8 @@ void check() {
   };
   std::vector<Shape> shapes = {{300, 192, 3, 64, true},    {300, 192, 5, 64, false},   {1000, 512, 7, 128, true},
                                {257, 520, 16, 128, false}, {4096, 512, 16, 128, true}, {777, 96, 9, 32, false},
-                               {2000, 768, 12, 64, true},  {40, 1024, 16, 64, false},  {5000, 448, 40, 64, true}};
+                               {2000, 768, 12, 64, true},  {40, 1024, 16, 64, false},  {5000, 448, 40, 64, true},
+                               {200, 512, 300, 128, true}, {70, 448, 600, 64, false},  {60, 416, 1300, 32, true}};
   for (const Shape& s : shapes) {
     Data<T> data(s, 1);
     for (auto plan : plans(s)) report(s, "forward " + name_of(plan), run_forward_check(s, data, plan));
@@ -325,8 +330,8 @@ void bench(const Shape& s, bool forward, bool backward) {
     std::vector<Candidate> list{{"cuBLAS on R alone", [=](int i) { run_rest(i, b); }}};
     for (auto plan : plans(s))
       list.push_back({"bd " + name_of(plan), [=, &t](int i) {
-                        forward_hopper<T>(t.x[i]->p, t.c[i]->p, t.y[i]->p, m, n, d, s.dh, s.front, plan,
-                                          multiprocessors, 0);
+                        forward_planned<T>(t.x[i]->p, t.c[i]->p, t.y[i]->p, m, n, d, s.dh, s.front, plan,
+                                           multiprocessors, 0);
                       }});
     compare({"dense", [=](int i) { run_dense(i, a); }}, list, rounds, sets, flops * double(k));
   }

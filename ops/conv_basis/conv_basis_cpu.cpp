@@ -12,20 +12,28 @@
 namespace basis::ops {
 namespace {
 
-// By row, how much smaller than 1 the values (by channel at most 1, beside ones) are that the row sees, in the worst
-// channel: what later keys and the channel that shares its transform add to it is rounding of theirs, not of its own.
+// By row, how much smaller the values are that the row sees, in the worst channel, than those up to its tile's end (by
+// channel in its unit, beside ones): what later keys and the channel that shares its transform add to it is rounding of
+// theirs, not of its own. first[d] is the first key whose value is not 0 in channel d: before it rows are 0 there.
 template <class T>
-std::vector<T> excess(const Head<T>& h, const T* values, const std::vector<T>& unit) {
-  int64_t length = h.n.T;
+std::vector<T> excess(const Head<T>& h, const T* values, std::vector<int64_t>& first) {
+  int64_t length = h.n.T, tile = h.partition.L;
   std::vector<T> worst(size_t(length), T(1)), seen(static_cast<size_t>(h.n.Dv), T(0));
   for (int64_t j = 0; j < length && h.options.causal; ++j) {
     T least = 1;
     for (int64_t d = 0; d < h.n.Dv; ++d) {
       T& s = seen[size_t(d)];
       s = std::max(s, std::abs(values[j * (h.n.Dv + 1) + d]));
-      if (unit[size_t(d)] > 0) least = std::min(least, s);
+      if (s > 0) least = std::min(least, s);
+      if (s == 0) first[size_t(d)] = j + 1;
     }
     worst[size_t(j)] = 1 / least;
+  }
+  T most = 1;
+  for (int64_t begin = 0; begin < length && h.options.causal; begin += tile) {
+    int64_t end = std::min(length, begin + tile);
+    for (int64_t i = begin * (h.n.Dv + 1); i < end * (h.n.Dv + 1); ++i) most = std::max(most, std::abs(values[i]));
+    for (int64_t j = begin; j < end; ++j) worst[size_t(j)] *= most;
   }
   return worst;
 }
@@ -65,7 +73,8 @@ void forward_head(Head<T>& h, T* out, T* lse, uint8_t* direct) {
     f.upper->transposed(x.tiles, z);
     add_cells(h, z, sums.data<T>(), channels);
   }
-  std::vector<T> larger = excess(h, values.data<T>(), unit);
+  std::vector<int64_t> first(static_cast<size_t>(h.n.Dv), 0);
+  std::vector<T> larger = excess(h, values.data<T>(), first);
   parallel_for(p.T, 64, [&](int64_t begin, int64_t end) {
     std::vector<T> scratch(static_cast<size_t>(p.T));
     for (int64_t i = begin; i < end; ++i) {
@@ -73,6 +82,8 @@ void forward_head(Head<T>& h, T* out, T* lse, uint8_t* direct) {
       T* o = out + i * h.n.H * h.n.Dv;
       bool done = finish_row(h, i, sums.data<T>() + i * channels, f.shift[t], f.bound[t] * larger[size_t(i)], unit,
                              scratch.data(), o, lse[i]);
+      for (size_t d = 0; done && d < first.size(); ++d)
+        if (i < first[d]) o[d] = 0;
       if (!done) lse[i] = h.direct_row(i, scratch.data(), o);
       direct[i] = !done;
     }

@@ -83,12 +83,19 @@ void add_cells(const Head<T>& h, const Spectra<T>& s, T* y, int64_t channels) {
 }
 
 // The power of two that brings x [rows][channels], by channel, to at most 1: two channels share a transform, and what
-// one rounds off must not exceed the other. 0 for a channel of zeros.
+// one rounds off must not exceed the other. 0 for a channel of zeros. With `tile` > 0 that of the first tile in which a
+// channel is not zero, so that what comes later changes no bit of what comes earlier.
 template <class T>
-std::vector<T> units(const T* x, int64_t rows, int64_t channels, int64_t stride) {
-  std::vector<T> u(static_cast<size_t>(channels), T(0));
-  for (int64_t i = 0; i < rows; ++i)
-    for (int64_t c = 0; c < channels; ++c) u[size_t(c)] = std::max(u[size_t(c)], std::abs(x[i * stride + c]));
+std::vector<T> units(const T* x, int64_t rows, int64_t channels, int64_t stride, int64_t tile = 0) {
+  std::vector<T> u(static_cast<size_t>(channels), T(0)), now(u);
+  for (int64_t begin = 0; begin < rows; begin += tile ? tile : rows) {
+    std::fill(now.begin(), now.end(), T(0));
+    for (int64_t i = begin; i < (tile ? std::min(rows, begin + tile) : rows); ++i)
+      for (int64_t c = 0; c < channels; ++c) now[size_t(c)] = std::max(now[size_t(c)], std::abs(x[i * stride + c]));
+    bool missing = false;
+    for (size_t c = 0; c < u.size(); ++c) missing |= (u[c] = u[c] > 0 ? u[c] : now[c]) == 0;
+    if (!missing) break;
+  }
   for (T& largest : u) {
     if (largest == 0) continue;
     if (!std::isfinite(largest)) largest = 1;
@@ -102,7 +109,7 @@ std::vector<T> units(const T* x, int64_t rows, int64_t channels, int64_t stride)
 template <class T>
 Tensor values_and_ones(const Head<T>& h, std::vector<T>& unit) {
   Tensor x = Tensor::zeros({h.n.T, h.n.Dv + 1}, core::dtype_of<T>());
-  unit = units(h.v, h.keys, h.n.Dv, h.n.Hkv * h.n.Dv);
+  unit = units(h.v, h.keys, h.n.Dv, h.n.Hkv * h.n.Dv, h.options.causal ? h.partition.L : 0);
   for (int64_t j = 0; j < h.keys; ++j) {
     T* row = x.data<T>() + j * (h.n.Dv + 1);
     for (int64_t d = 0; d < h.n.Dv; ++d) row[d] = unit[size_t(d)] > 0 ? h.value(j)[d] / unit[size_t(d)] : T(0);

@@ -2,6 +2,7 @@
 // one.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -43,7 +44,14 @@ struct Head {
     T sum = 0;
     const T *x = query(i), *y = key(j);
     for (int64_t d = 0; d < n.D; ++d) sum += x[d] * y[d];
-    return T(n.scale) * sum;
+    T logit = T(n.scale) * sum;
+    return std::isfinite(logit) ? logit : bounded(x, y);
+  }
+  // The logit of finite vectors whose product leaves the range of T: the nearest number within it.
+  T bounded(const T* x, const T* y) const {
+    long double sum = 0, most = std::numeric_limits<T>::max();
+    for (int64_t d = 0; d < n.D; ++d) sum += (long double)(x[d]) * y[d];
+    return T(std::clamp<long double>((long double)(n.scale) * sum, -most, most));
   }
 
   // Row i from its logits: o [Dv] and the log of the sum of exp. `p` is scratch [T] and holds the probabilities.
@@ -93,6 +101,11 @@ void Head<T>::score_segments() {
                 .alpha = n.scale,
                 .beta = 0},
                core::dtype_of<T>(), cpu);
+    T* logits = out.data<T>();
+    T sum = 0;  // not a number where a logit is none
+    for (int64_t i = 0; i < segments * n.T; ++i) sum += logits[i] - logits[i];
+    for (int64_t i = 0; sum != 0 && i < segments * n.T; ++i)
+      if (!std::isfinite(logits[i])) logits[i] = bounded(rows.data<T>() + i / n.T * n.D, all + i % n.T * stride);
     return out;
   };
   keys_at = gathered(k, n.Hkv * n.D);

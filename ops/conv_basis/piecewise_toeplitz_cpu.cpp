@@ -125,7 +125,8 @@ PiecewiseToeplitz<T>::PiecewiseToeplitz(const Partition& p, const T* g, int64_t 
   });
 }
 
-// Windows 2W at a time: one in the real part, one in the imaginary part of each lane.
+// Windows 2W at a time, neighbours as the real and the imaginary part of a lane: one rounds off what the other holds,
+// and so the far future never reaches the past, not even by rounding.
 template <class T>
 void PiecewiseToeplitz<T>::read_windows(int64_t r) {
   constexpr int64_t W = LaneFft<T>::lanes;
@@ -140,7 +141,7 @@ void PiecewiseToeplitz<T>::read_windows(int64_t r) {
       int64_t low = std::max(first_lag_, (d - 1) * p_.L + 1), high = std::min(lags, (d + 1) * p_.L);
       if (low >= high) continue;
       T mu = *std::max_element(u + low, u + high), sum = 0;
-      T* lane = &z[size_t((d - first) % W + (d - first) / W * W)];
+      T* lane = &z[size_t((d - first) / 2 + (d - first) % 2 * W)];
       for (int64_t l = low; l < high; ++l) {
         T a = mu == -std::numeric_limits<T>::infinity() ? T(0) : fast_exp(u[l] - mu);
         int64_t x = l - d * p_.L;
@@ -154,9 +155,11 @@ void PiecewiseToeplitz<T>::read_windows(int64_t r) {
       const T *p = &z[size_t(plan.order()[size_t(f)] * 2 * W)],
               *m = &z[size_t(plan.order()[size_t((N_ - f) % N_)] * 2 * W)];
       T *re = out + place(r, f) + first, *im = re + padded_[size_t(r)];
-      bool both = first + W < padded_[size_t(r)];
-      for (int64_t l = 0; l < W; ++l) re[l] = (p[l] + m[l]) / 2, im[l] = (p[W + l] - m[W + l]) / 2;
-      for (int64_t l = 0; l < W && both; ++l) re[W + l] = (p[W + l] + m[W + l]) / 2, im[W + l] = (m[l] - p[l]) / 2;
+      int64_t used = first + W < padded_[size_t(r)] ? W : W / 2;
+      for (int64_t l = 0; l < used; ++l) {
+        re[2 * l] = (p[l] + m[l]) / 2, im[2 * l] = (p[W + l] - m[W + l]) / 2;
+        re[2 * l + 1] = (p[W + l] + m[W + l]) / 2, im[2 * l + 1] = (m[l] - p[l]) / 2;
+      }
     }
   }
 }

@@ -86,5 +86,28 @@ TEST(ConvBasisRange, ALaterHugeValueDoesNotReachEarlierRows) {
   }
 }
 
+// Logits beyond the range of the dtype, of either sign and as differences of such: a row is still an average of values.
+TEST(ConvBasisRange, NoFiniteInputGivesNaN) {
+  for (uint64_t seed = 0; seed < 300; ++seed)
+    for (DType dtype : {DType::f32, DType::f64}) {
+      Trial x = draw(seed);
+      core::HostRandom random(37, seed);
+      double most = dtype == DType::f32 ? 38 : 307;
+      for (Tensor* t : {&x.q, &x.k})
+        for (int64_t i = 0; i < t->numel(); ++i) {
+          double& e = t->data<double>()[i];
+          e = std::copysign(std::pow(10.0, most * random.uniform()), e);
+        }
+      std::vector<double> seen(size_t(x.Dv), 0.0), values = x.v.to(dtype).to_vector<double>();
+      for (size_t i = 0; i < values.size(); ++i)
+        seen[i % size_t(x.Dv)] = std::max(seen[i % size_t(x.Dv)], std::abs(values[i]));
+      auto y = conv_basis_attention(Var(x.q.to(dtype)), Var(x.k.to(dtype)), Var(x.v.to(dtype)), x.o)
+                   .value()
+                   .to_vector<double>();
+      for (size_t i = 0; i < y.size(); ++i)
+        ASSERT_LE(std::abs(y[i]), 1.001 * seen[i % size_t(x.Dv)]) << seed << " row " << i / size_t(x.Dv);
+    }
+}
+
 }  // namespace
 }  // namespace basis::ops

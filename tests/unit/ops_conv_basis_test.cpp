@@ -132,11 +132,11 @@ TEST(ConvBasis, HoldsThePapersErrorBound) {
   EXPECT_GT(closest, 0.05) << "the test never came near the bound";
 }
 
-// Changing token t moves no earlier row: by rounding only within its tile, and not a bit before it.
+// Changing token t moves no earlier row: by rounding only within its tile and the two before, not a bit before those.
 TEST(ConvBasis, IsCausal) {
   for (int64_t T = 1; T <= 300; ++T) {
     ConvBasisOptions o{.k = 1 + T % 7, .window = T % 5 == 0 ? 3 : 0, .tile = T < 40 ? 0 : 8 << (T % 3)};
-    int64_t D = 2, t = (T * 7919) % T, L = choose_tile(o, T, o.k);
+    int64_t D = 2, t = 7919 % T, L = choose_tile(o, T, o.k), exact = (t / L - 2) * L;
     Inputs x = random_inputs(T, 1, D, uint64_t(T));
     Values before = conv(x, o);
     for (Tensor* moved : {&x.q, &x.k, &x.v}) {
@@ -144,8 +144,7 @@ TEST(ConvBasis, IsCausal) {
       Values after = conv(x, o);
       for (int64_t i = 0; i < t * D; ++i) {
         double d = std::abs(after[size_t(i)] - before[size_t(i)]);
-        ASSERT_LE(d, i / D < t / L * L ? 0 : 2e-13)
-            << "row " << i / D << " of " << T << " when token " << t << " moves";
+        ASSERT_LE(d, i / D < exact ? 0 : 2e-13) << "row " << i / D << " of " << T << " when token " << t << " moves";
       }
       bool moves = false;
       for (int64_t i = t * D; i < T * D; ++i) moves |= after[size_t(i)] != before[size_t(i)];
@@ -153,6 +152,28 @@ TEST(ConvBasis, IsCausal) {
       for (int64_t d = 0; d < D; ++d) moved->data<double>()[t * D + d] -= 3;
     }
   }
+}
+
+TEST(ConvBasis, IsCausalInLongSequences) {
+  for (int64_t T : {1000, 4099, 20011})
+    for (DType dtype : {DType::f64, DType::f32}) {
+      ConvBasisOptions o{.k = 11, .window = T % 2 ? 5 : 0};
+      Inputs x = random_inputs(T, 1, 2, uint64_t(T));
+      Values before = conv(x.to(dtype), o);
+      int64_t L = choose_tile(o, T, o.k);
+      for (int64_t t : {int64_t{1}, T / 3, T - 1}) {
+        Inputs moved = {x.q.clone(), x.k.clone(), x.v.clone()};
+        for (Tensor* m : {&moved.q, &moved.k, &moved.v})
+          for (int64_t d = 0; d < 2; ++d) m->data<double>()[t * 2 + d] += 3;
+        Values after = conv(moved.to(dtype), o);
+        for (int64_t i = 0; i < t * 2; ++i) {
+          double allowed = i / 2 < (t / L - 2) * L ? 0 : dtype == DType::f64 ? 2e-12 : 2e-4;
+          ASSERT_LE(std::abs(after[size_t(i)] - before[size_t(i)]), allowed)
+              << "row " << i / 2 << " of " << T << ", token " << t;
+        }
+        EXPECT_NE(after[size_t(2 * T - 1)], before[size_t(2 * T - 1)]);
+      }
+    }
 }
 
 // f32 against f64 evaluation of the same matrix.

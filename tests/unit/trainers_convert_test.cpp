@@ -135,6 +135,28 @@ TEST_P(Families, LogitsOfTransformersAndBytesThatComeBack) {
   expect_same_tensors(from, dir_ / "back");
 }
 
+// Where the machine has transformers: what is exported loads there with nothing missing, and gives the logits of the
+// source.
+TEST_P(Families, ExportsLoadInTransformers) {
+  static const bool found = std::system("python3 -c 'import torch, transformers' > /dev/null 2>&1") == 0;
+  if (!found) GTEST_SKIP() << "python3 has no transformers";
+  fs::path from = random_source(GetParam());
+  ConvertOptions bd{.source = from, .destination = dir_ / "bd", .projector = "bd"};
+  bd.qk = GetParam() != "llama";
+  convert({.source = from, .destination = dir_ / "run"});
+  convert(bd);
+  for (auto [run, tolerance] : {std::pair("run", "0"), {"bd", "2e-4"}}) {
+    fs::path back = dir_ / (std::string(run) + "-back");
+    convert({.source = dir_ / run, .destination = back});
+    std::string script = std::string(BASIS_SOURCE_DIR) + "/tests/golden/hf_roundtrip.py";
+    EXPECT_EQ(
+        std::system(
+            ("python3 " + script + " " + from.string() + " " + back.string() + " --tolerance " + tolerance).c_str()),
+        0)
+        << run;
+  }
+}
+
 TEST_P(Families, HalfPrecisionWeightsComeBackAsTheyWere) {
   fs::path from = source(GetParam(), DType::bf16);
   convert({.source = from, .destination = dir_ / "run"});

@@ -32,8 +32,9 @@ Matrix value_out(const Tensor& v, const Tensor& out, int64_t h, int64_t group, i
 
 ordered_json median_and_max(std::vector<double> x) {
   if (x.empty()) return nullptr;
+  ordered_json heads = x;
   std::sort(x.begin(), x.end());
-  return {{"median", x[x.size() / 2]}, {"max", x.back()}};
+  return {{"median", x[x.size() / 2]}, {"max", x.back()}, {"heads", heads}};
 }
 
 }  // namespace

@@ -23,7 +23,8 @@ class LayerErrors {
 
   LayerErrors(const AttentionWeights& exact, int64_t head_dim, int64_t group);
   void add(const std::string& dtype, const AttentionWeights& bd, const AttentionWeights& dense);
-  // {"qk": {"condition": {"median", "max"}, "max_c": ..., "f32": ..., "dense_f32": ..., ...}, "vo": ...}
+  // {"qk": {"condition": {"median", "max", "heads": [...]}, "max_c": ..., "f32": ..., "dense_f32": ..., ...}, "vo":
+  // ...}
   nlohmann::ordered_json report(const std::vector<core::HeadFactor>& qk, const std::vector<core::HeadFactor>& vo) const;
 
  private:

@@ -21,8 +21,8 @@ struct RegaugeOptions {
 
 struct Regauged {
   std::unique_ptr<models::Model> model;  // parameters in the dtype of the source's; those that stay share its memory
-  // Per layer, for "qk" and "vo": of the worst and the median head "condition", "max_c", and the relative error of the
-  // product after rounding the factors to "f32", "f16" and "bf16", beside that of the dense factors.
+  // Per layer, for "qk" and "vo": of the worst, the median and every head "condition", "max_c", and the relative error
+  // of the product after rounding the factors to "f32", "f16" and "bf16", beside that of the dense factors.
   nlohmann::ordered_json layers = nlohmann::ordered_json::array();
 };
 

@@ -51,6 +51,7 @@ struct MixerConfig {
   std::string type = "fused";
   int64_t window = 0, sink = 0, k = 16;
   std::string tile = "auto", breakpoints = "uniform", gradient = "exact";
+  std::vector<double> positions;
   int64_t probe = 8, burst = 0;
   double delta = 1, epsilon = 0;
   std::string features = "elu", mask = "all";
@@ -68,9 +69,10 @@ struct MixerConfig {
         field("tile", &MixerConfig::tile, "positions of an FFT tile (conv_basis)",
               "auto|8|16|32|64|128|256|512|1024|2048|4096"),
         field("breakpoints", &MixerConfig::breakpoints,
-              "uniform; staggered from head to head; learned, where a score of the key says so; or where probes of the "
-              "logits change (recover, arXiv 2405.05219) (conv_basis)",
-              "uniform|staggered|learned|recover"),
+              "uniform; staggered from head to head; learned, where a score of the key says so; where probes of the "
+              "logits change (recover, arXiv 2405.05219); or given as `positions` (conv_basis)",
+              "uniform|staggered|learned|recover|given"),
+        field("positions", &MixerConfig::positions, "breakpoints, ascending from 0; k is their number (given)"),
         field("burst", &MixerConfig::burst, "of the k breakpoints, those that may come at once (learned)", at_least(0)),
         field("gradient", &MixerConfig::gradient,
               "that of the approximate forward, or for study the paper's approximation of softmax attention's "

@@ -68,6 +68,7 @@ MixerOptions mixer_options(const ModelConfig& c, int layer, bool causal) {
           .max_seq_len = c.max_seq_len,
           .tile = m.tile,
           .breakpoints = m.breakpoints,
+          .positions = m.positions,
           .key_heads = latent ? c.n_head : c.kv_heads(),
           .key_dim = c.head_width() + (latent ? c.rope_width() : 0),
           .burst = m.burst,

@@ -69,9 +69,10 @@ struct MixerOptions {
   int64_t k = 16, max_seq_len = 0;      // conv_basis: a breakpoint every ceil(max_seq_len / k) positions
   std::string tile = "auto";            // conv_basis: positions of an FFT tile
   std::string breakpoints = "uniform";  // or recover, with ops::RecoverOptions' window (probe), delta and epsilon;
-                                        // staggered or learned, with ops::PlaceOptions
-  int64_t key_heads = 0, key_dim = 0;   // learned: extents of k
-  int64_t burst = 0;                    // learned: breakpoints allowed at once
+                                        // staggered or learned, with ops::PlaceOptions; given, at `positions`
+  std::vector<double> positions;
+  int64_t key_heads = 0, key_dim = 0;  // learned: extents of k
+  int64_t burst = 0;                   // learned: breakpoints allowed at once
   int64_t probe = 8;
   double delta = 1, epsilon = 0;
   bool paper_gradient = false;                           // conv_basis: ops/conv_basis/paper_gradient.h

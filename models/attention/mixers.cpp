@@ -74,6 +74,16 @@ struct ConvBasisMixer : Mixer {
     options.window = o.window;
     options.paper_gradient = o.paper_gradient;
     options.tile = o.tile == "auto" ? 0 : std::stoll(o.tile);
+    if ((o.breakpoints == "given") != !o.positions.empty())
+      refuse("positions", "breakpoints from 0 with breakpoints: given, and only with that",
+             fmt::format("{} of them with {}", o.positions.size(), o.breakpoints));
+    for (size_t i = 0; i < o.positions.size(); ++i) {
+      double p = o.positions[i], above = i ? o.positions[i - 1] : -1;
+      if (p != std::floor(p) || (i ? p <= above : p != 0) || (o.max_seq_len > 0 && p >= double(o.max_seq_len)))
+        refuse("positions", "whole numbers that ascend from 0, below model.max_seq_len",
+               fmt::format("{} at place {}", p, i));
+    }
+    positions.assign(o.positions.begin(), o.positions.end());
     if (o.breakpoints == "recover") recover = {.k = o.k, .window = o.probe, .delta = o.delta, .epsilon = o.epsilon};
     if (o.epsilon > o.delta / double(5 * o.probe))
       refuse("epsilon", fmt::format("at most delta / (5 probe) = {}", o.delta / double(5 * o.probe)),
@@ -100,12 +110,25 @@ struct ConvBasisMixer : Mixer {
     }
     if (place) here.breakpoints = ops::place_breakpoints(q.value(), score ? score.value() : Tensor(), *place);
     here.key_lengths = pass.key_lengths;
+    if (!positions.empty()) here.breakpoints = given(q.value());
     if (recover) here.breakpoints = ops::recover_breakpoints(q.value(), k.value(), *recover).breakpoints;
     if (pass.cache && pass.cache->length > 0) here.rows = q.size(1) - pass.cache->length;
     return ops::conv_basis_attention(q, k, v, here);
   }
   bool needs_earlier_queries() const override { return true; }
+  // [B,H,K] on q's device; kept between passes: a training step always asks for the same.
+  Tensor given(const Tensor& q) const {
+    int64_t rows = q.size(0) * q.size(2), count = int64_t(positions.size());
+    if (!given_ || given_.numel() != rows * count || given_.device() != q.device()) {
+      std::vector<int32_t> all;
+      for (int64_t i = 0; i < rows; ++i) all.insert(all.end(), positions.begin(), positions.end());
+      given_ = Tensor::from(all, {rows, count}).to(q.device());
+    }
+    return given_.view({q.size(0), q.size(2), count});
+  }
   ops::ConvBasisOptions options;
+  std::vector<int32_t> positions;
+  mutable Tensor given_;
   std::optional<ops::RecoverOptions> recover;
   std::optional<ops::PlaceOptions> place;
   Var score_weight, score_bias;  // [Hkv, Hkv D] and [Hkv], of learned breakpoints

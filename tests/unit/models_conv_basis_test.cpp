@@ -41,9 +41,11 @@ TEST(ConvBasisMixer, GeneratesWhatOnePassGives) {
                                    {"check", "uniform"},
                                    {"conv_basis", "staggered"},
                                    {"conv_basis", "learned"},
+                                   {"conv_basis", "given"},
                                    {"check", "learned"}}) {
     configs::ModelConfig c = small_model(type);
     c.attention.mixer.candidate = "conv_basis", c.attention.mixer.breakpoints = breakpoints;
+    if (breakpoints == std::string("given")) c.attention.mixer.positions = {0, 3, 4, 17, 29, 33};
     auto model = make_model(c);
     model->initialize(1, core::cpu);
     set_scores(*model);
@@ -102,6 +104,22 @@ TEST(ConvBasisMixer, LearnedBreakpointsAreCausalAndTrain) {
     double norm = 0;
     for (double g : p.var.grad().to_vector<double>()) norm += g * g;
     EXPECT_GT(norm, 1e-12) << p.path;
+  }
+}
+
+TEST(ConvBasisMixer, GivenBreakpointsAreWhereTheyAreGiven) {
+  configs::ModelConfig c = small_model("conv_basis");
+  auto uniform = make_model(c);  // every 8 of 40
+  uniform->initialize(3, core::cpu);
+  std::vector<int32_t> ids;
+  for (int i = 0; i < 40; ++i) ids.push_back(i * i % 11);
+  for (const auto& positions : {std::vector<double>{0, 8, 16, 24, 32}, {0, 8, 16, 24, 31}}) {
+    c.attention.mixer.breakpoints = "given", c.attention.mixer.positions = positions;
+    auto given = make_model(c);
+    given->initialize(3, core::cpu);
+    Pass pass;
+    for (int twice = 0; twice < 2; ++twice)
+      EXPECT_EQ(last_logits(*uniform, pass, ids) == last_logits(*given, pass, ids), positions.back() == 32);
   }
 }
 

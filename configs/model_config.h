@@ -5,6 +5,9 @@
 
 namespace basis::configs {
 
+// Bounds beyond any model that fits a machine; sizes made of them stay within 64 bits, token ids within 32.
+constexpr double kWidest = 1 << 20, kMostTokens = 2147483647;
+
 struct ProjectorConfig {
   std::string type = "dense", basis = "pivoted", qk_slice = "front", vo_slice = "back", init = "direct";
   bool qk = true, vo = true;
@@ -140,22 +143,24 @@ struct ModelConfig {
               "gpt2: LayerNorm, GELU, learned positions; llama: RMSNorm, SwiGLU, RoPE; bert: encoder, post-norm; "
               "deepseek_v2: llama with multi-head latent attention",
               "gpt2|llama|bert|deepseek_v2"),
-        field("n_layer", &M::n_layer, "blocks", at_least(1)),
-        field("n_head", &M::n_head, "query heads", at_least(1)),
-        field("n_kv_head", &M::n_kv_head, "key and value heads; 0: n_head", at_least(0)),
-        field("head_dim", &M::head_dim, "channels of a head; 0: d_model / n_head", at_least(0)),
-        field("kv_lora_rank", &M::kv_lora_rank, "deepseek_v2: channels of the latent; 0: 4 head_dim", at_least(0)),
-        field("q_lora_rank", &M::q_lora_rank, "deepseek_v2: channels of the queries' latent; 0: none", at_least(0)),
+        field("n_layer", &M::n_layer, "blocks", Range{1, 100000}),
+        field("n_head", &M::n_head, "query heads", Range{1, kWidest}),
+        field("n_kv_head", &M::n_kv_head, "key and value heads; 0: n_head", Range{0, kWidest}),
+        field("head_dim", &M::head_dim, "channels of a head; 0: d_model / n_head", Range{0, kWidest}),
+        field("kv_lora_rank", &M::kv_lora_rank, "deepseek_v2: channels of the latent; 0: 4 head_dim",
+              Range{0, kWidest}),
+        field("q_lora_rank", &M::q_lora_rank, "deepseek_v2: channels of the queries' latent; 0: none",
+              Range{0, kWidest}),
         field("qk_rope_head_dim", &M::qk_rope_head_dim,
-              "deepseek_v2: rotated channels of a head, beside its head_dim; 0: half as many", at_least(0)),
-        field("v_head_dim", &M::v_head_dim, "deepseek_v2: channels of a head's values; 0: head_dim", at_least(0)),
-        field("d_model", &M::d_model, "channels of the residual stream", at_least(1)),
+              "deepseek_v2: rotated channels of a head, beside its head_dim; 0: half as many", Range{0, kWidest}),
+        field("v_head_dim", &M::v_head_dim, "deepseek_v2: channels of a head's values; 0: head_dim", Range{0, kWidest}),
+        field("d_model", &M::d_model, "channels of the residual stream", Range{1, kWidest}),
         field("d_ff", &M::d_ff,
               "hidden channels of the MLP; 0: 4 d_model (gpt2, bert), 8/3 d_model rounded up to 64 (llama)",
-              at_least(0)),
-        field("vocab_size", &M::vocab_size, "tokens; 0: the tokenizer's", at_least(0)),
-        field("max_seq_len", &M::max_seq_len, "longest sequence", at_least(1)),
-        field("type_vocab_size", &M::type_vocab_size, "token types (bert)", at_least(0)),
+              Range{0, 16 * kWidest}),
+        field("vocab_size", &M::vocab_size, "tokens; 0: the tokenizer's", Range{0, kMostTokens}),
+        field("max_seq_len", &M::max_seq_len, "longest sequence", Range{1, kMostTokens}),
+        field("type_vocab_size", &M::type_vocab_size, "token types (bert)", Range{0, kMostTokens}),
         field("dropout", &M::dropout, "on embeddings, attention probabilities and branches", probability()),
         field("norm_eps", &M::norm_eps, "added to the variance", Range{0, 1}),
         field("init_std", &M::init_std, "standard deviation of initial weights", at_least(0)),

@@ -57,6 +57,10 @@ void validate(const Config& c, const std::vector<YamlNode>& documents, const std
        "model.head_chunk", "expected auto, none or a number of rows, got '" + m.head_chunk + "'");
   rule(c.data.seq_len <= m.max_seq_len, "data.seq_len",
        fmt::format("expected at most model.max_seq_len {}, got {}", m.max_seq_len, c.data.seq_len));
+  constexpr int64_t most = int64_t{1} << 30;  // of these the host holds inputs and targets
+  rule(c.train.global_batch <= most / c.data.seq_len, "train.global_batch",
+       fmt::format("expected at most {} tokens a step, got {} sequences of {}", most, c.train.global_batch,
+                   c.data.seq_len));
   rule(c.train.micro_batch == 0 || c.train.global_batch % c.train.micro_batch == 0, "train.micro_batch",
        fmt::format("expected a divisor of global_batch {}, got {}", c.train.global_batch, c.train.micro_batch));
   rule(c.optimizer.betas.size() == 2, "optimizer.betas",
@@ -91,6 +95,10 @@ void validate(const Config& c, const std::vector<YamlNode>& documents, const std
     rule(layer < m.n_layer, path, fmt::format("expected a layer below n_layer {}", m.n_layer));
     check_mixer(attention, path);
   }
+  rule(std::find(c.data.train.begin(), c.data.train.end(), "") == c.data.train.end(), "data.train",
+       "expected paths, got an empty text");
+  rule(std::find(c.data.val.begin(), c.data.val.end(), "") == c.data.val.end(), "data.val",
+       "expected a fraction or paths, got an empty text");
   try {
     parse_duration(c.train.max_wall_time);
   } catch (const core::Error& e) {

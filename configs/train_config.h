@@ -35,8 +35,8 @@ struct DataConfig {
               "byte|char|bpe|wordpiece|checkpoint"),
         field("tokenizer_path", &D::tokenizer_path, "directory, tokenizer.json or vocab.txt (bpe, wordpiece)"),
         field("task", &D::task, "text, or a synthetic task", "text|copy|induction|mqar"),
-        field("seq_len", &D::seq_len, "tokens of one sequence", at_least(1)),
-        field("vocab", &D::vocab, "token ids of a synthetic task", at_least(8)),
+        field("seq_len", &D::seq_len, "tokens of one sequence", Range{1, kMostTokens}),
+        field("vocab", &D::vocab, "token ids of a synthetic task", Range{8, kMostTokens}),
         field("pairs", &D::pairs, "keys with values, each asked for once (mqar)", at_least(1)),
         field(
             "shuffle", &D::shuffle,
@@ -55,7 +55,7 @@ struct TrainConfig {
   static auto fields() {
     using T = TrainConfig;
     return std::tuple{
-        field("global_batch", &T::global_batch, "sequences of one optimizer step", at_least(1)),
+        field("global_batch", &T::global_batch, "sequences of one optimizer step", Range{1, 1 << 30}),
         field("micro_batch", &T::micro_batch, "sequences of one forward pass; 0: all", at_least(0)),
         field("max_steps", &T::max_steps, "optimizer steps", at_least(0)),
         field("grad_clip", &T::grad_clip, "largest global norm of the gradient; 0: no clipping", at_least(0)),

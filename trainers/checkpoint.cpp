@@ -91,26 +91,26 @@ void verify(const Hdf5File& file, const std::string& group) {
 
 void save_checkpoint(const fs::path& path, const CheckpointState& state, const models::Module& model,
                      Optimizer* optimizer, std::optional<core::DType> weights) {
-  fs::path temporary = temporary_path(path);
-  Hdf5File file = Hdf5File::create(temporary);
-  file.set("/", "format", kFormat);
-  file.set("/", "version", kVersion);
-  file.set("/", "step", state.step);
-  file.set("/", "config", state.config);
-  file.set("/", "tokenizer", state.tokenizer);
-  file.set("/", "best_val_loss", state.best_val_loss);
-  for (const models::Parameter& p : model.parameters())
-    write_tensor(file, "/model/" + p.path,
-                 p.var.value().to(p.buffer ? p.var.dtype() : weights.value_or(p.var.dtype())));
-  if (optimizer) {
-    for (const Optimizer::Slot& s : optimizer->slots()) {
-      write_tensor(file, "/optimizer/first/" + s.path, s.first);
-      if (s.second) write_tensor(file, "/optimizer/second/" + s.path, s.second);
+  write_then_replace(path, [&](const fs::path& temporary) {
+    Hdf5File file = Hdf5File::create(temporary);
+    file.set("/", "format", kFormat);
+    file.set("/", "version", kVersion);
+    file.set("/", "step", state.step);
+    file.set("/", "config", state.config);
+    file.set("/", "tokenizer", state.tokenizer);
+    file.set("/", "best_val_loss", state.best_val_loss);
+    for (const models::Parameter& p : model.parameters())
+      write_tensor(file, "/model/" + p.path,
+                   p.var.value().to(p.buffer ? p.var.dtype() : weights.value_or(p.var.dtype())));
+    if (optimizer) {
+      for (const Optimizer::Slot& s : optimizer->slots()) {
+        write_tensor(file, "/optimizer/first/" + s.path, s.first);
+        if (s.second) write_tensor(file, "/optimizer/second/" + s.path, s.second);
+      }
+      write_tensor(file, "/optimizer/scalars", optimizer->scalars());
     }
-    write_tensor(file, "/optimizer/scalars", optimizer->scalars());
-  }
-  file.close();
-  replace_file(temporary, path);
+    file.close();
+  });
 }
 
 CheckpointState read_checkpoint_state(const fs::path& path) { return read_state(Hdf5File::open(path)); }

@@ -52,6 +52,11 @@ std::vector<int32_t> generate(const models::Model& model, const std::vector<int3
                        .expected = "a prompt of at least one token",
                        .got = "an empty one",
                        .code = core::ExitCode::usage});
+  if (!std::isfinite(o.temperature) || o.temperature < 0 || !(o.top_p > 0 && o.top_p <= 1))
+    throw core::Error({.where = "generate",
+                       .expected = "a temperature of at least 0 and a top-p in (0, 1]",
+                       .got = std::to_string(o.temperature) + " and " + std::to_string(o.top_p),
+                       .code = core::ExitCode::usage});
   core::Device device = model.parameters().at(0).var.device();
   int64_t context = model.config().max_seq_len;
   models::KeyValueCache cache;

@@ -5,10 +5,12 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 
 #include "trainers/hdf5_internal.h"
 #include "trainers/hdf5_seal.h"
+#include "trainers/run/files.h"
 
 namespace basis::trainers {
 namespace hdf5 {
@@ -19,12 +21,22 @@ std::string last_error() {
       H5E_DEFAULT, H5E_WALK_UPWARD,
       [](unsigned, const H5E_error2_t* e, void* out) -> herr_t {
         auto& text = *static_cast<std::string*>(out);
-        if (text.empty() && e->desc != nullptr) text = e->desc;
+        if (text.empty() && e->desc != nullptr) text = e->desc;  // the innermost
         return 0;
       },
       &text);
   H5Eclear2(H5E_DEFAULT);
   return text.empty() ? "the HDF5 library gave no reason" : text;
+}
+
+void Caller::fail(std::string_view doing) const {
+  std::string reason = last_error();
+  int code = 0;  // the drivers write "..., errno = 28, error message = ..." into theirs
+  if (size_t at = reason.find("errno = "); at != std::string::npos) code = std::atoi(reason.c_str() + at + 8);
+  if (code == 0) throw error(path, object, {.got = fmt::format("cannot {}: {}", doing, reason), .code = this->code});
+  core::Fault fault = os_error(path, doing, code).fault();
+  fault.code = this->code;
+  throw error(path, object, std::move(fault));
 }
 
 core::Error error(const std::filesystem::path& path, std::string_view object, core::Fault fault) {
@@ -92,6 +104,8 @@ namespace {
 core::ExitCode code_of(bool writing) { return writing ? core::ExitCode::runtime : core::ExitCode::bad_file; }
 
 Handle file_access() {
+  // The handler that HDF5 runs at exit writes again what a full disk refused, and crashes (1.10.8).
+  [[maybe_unused]] static const herr_t no_exit_handler = H5dont_atexit();
   H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);  // errors are exceptions here, not text on stderr
   Handle access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
   H5Pset_fclose_degree(access.get(), H5F_CLOSE_STRONG);

@@ -47,9 +47,7 @@ struct Caller {
     return result;
   }
   Handle own(hid_t id, Handle::Closer close, std::string_view doing) const { return Handle(check(id, doing), close); }
-  [[noreturn]] void fail(std::string_view doing) const {
-    throw error(path, object, {.got = fmt::format("cannot {}: {}", doing, last_error()), .code = code});
-  }
+  [[noreturn]] void fail(std::string_view doing) const;
   [[noreturn]] void refuse(std::string expected, std::string got, std::string remedy = "") const {
     throw error(path, object,
                 {.expected = std::move(expected), .got = std::move(got), .remedy = std::move(remedy), .code = code});

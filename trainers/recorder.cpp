@@ -97,13 +97,18 @@ void Recorder::nonfinite(int64_t step, const std::string& what) {
 
 void Recorder::draw_curve() { write_loss_svg(directory_.loss_svg(), curve_); }
 
-void Recorder::finish(double best_val_loss, int64_t peak_bytes) {
+void Recorder::finish(int64_t step, double best_val_loss, int64_t peak_bytes) {
   draw_curve();
   progress_.finish();
   double time = seconds(std::chrono::steady_clock::now() - start_);
   std::string best = std::isfinite(best_val_loss) ? fmt::format(", best validation loss {:.4f}", best_val_loss) : "";
-  progress_.note(fmt::format("done: {} steps in {}{}, peak memory {:.2f} GiB; see {}", c_.train.max_steps - first_step_,
-                             format_duration(time), best, double(peak_bytes) / (1 << 30), directory_.path().string()));
+  if (step > c_.train.max_steps)
+    return progress_.note(fmt::format("nothing to do: {} is at step {}, beyond train.max_steps {}",
+                                      directory_.path().string(), step, c_.train.max_steps));
+  double mib = double(peak_bytes) / (1 << 20);
+  std::string peak = mib < 1024 ? fmt::format("{:.1f} MiB", mib) : fmt::format("{:.2f} GiB", mib / 1024);
+  progress_.note(fmt::format("done: {} steps in {}{}, peak memory {}; see {}", step - first_step_,
+                             format_duration(time), best, peak, directory_.path().string()));
 }
 
 }  // namespace basis::trainers

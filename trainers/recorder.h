@@ -29,7 +29,7 @@ class Recorder {
   void sample(int64_t step, const std::string& text);
   void nonfinite(int64_t step, const std::string& what);
   void note(const std::string& line) { progress_.note(line); }
-  void finish(double best_val_loss, int64_t peak_bytes);  // of the device's memory
+  void finish(int64_t step, double best_val_loss, int64_t peak_bytes);  // of the device's memory
 
  private:
   void draw_curve();

@@ -1,6 +1,7 @@
 #include "trainers/session.h"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <charconv>
 #include <filesystem>
@@ -138,16 +139,40 @@ Loaded load_model(const std::string& path, const std::vector<std::string>& overr
   CheckpointState state = read_checkpoint_state(file);
   Loaded loaded;
   loaded.config = configs::parse_config(state.config, file.string(), overrides);
-  loaded.compute = core::parse_dtype(loaded.config.train.precision);
   loaded.step = state.step;
   if (!state.tokenizer.empty()) loaded.tokenizer = parse_tokenizer(state.tokenizer, file.string());
   loaded.model = models::make_model(loaded.config.model);
   core::Device device = choose_device(loaded.config.run.device);
+  loaded.compute = core::parse_dtype(loaded.config.train.precision);
+  if (device.is_cpu() && core::size_of(loaded.compute) == 2) loaded.compute = core::DType::f32;  // trained on a GPU
   for (models::Parameter& p : loaded.model->parameters())  // what the checkpoint fills
     p.var.set_value(
         core::Tensor::empty(p.var.shape(), p.buffer ? p.var.dtype() : parameter_dtype(loaded.config), device));
   load_checkpoint(file, *loaded.model, nullptr);
   return loaded;
+}
+
+core::Device training_device(const configs::Config& c) {
+  core::Device device = choose_device(c.run.device);
+  if (device.is_cpu() && core::size_of(core::parse_dtype(c.train.precision)) == 2)
+    throw core::Error({.where = "train.precision",
+                       .expected = "f32 or f64 on the CPU",
+                       .got = c.train.precision,
+                       .remedy = "train.precision=f32, or a GPU",
+                       .code = core::ExitCode::usage});
+  return device;
+}
+
+void check_memory(const models::Model& model, const configs::Config& c, core::Device device) {
+  if (!device.is_cpu()) return;
+  double arrays = c.optimizer.type == "adamw" ? 4 : 3;  // weight, gradient and moments
+  double need = double(model.parameter_count()) * arrays * double(core::size_of(parameter_dtype(c)));
+  double have = double(sysconf(_SC_PHYS_PAGES)) * double(sysconf(_SC_PAGE_SIZE));
+  if (need > have)
+    throw core::Error({.where = "memory",
+                       .expected = fmt::format("a model that fits this machine's {:.1f} GiB", have / (1 << 30)),
+                       .got = fmt::format("{:.1f} GiB of weights, gradients and moments", need / (1 << 30)),
+                       .remedy = "lower model.n_layer, model.d_model or model.vocab_size"});
 }
 
 core::DType parameter_dtype(const configs::Config& c) {

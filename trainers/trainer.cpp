@@ -29,7 +29,7 @@ double seconds_since(Clock::time_point start) { return std::chrono::duration<dou
 class Loop {
  public:
   Loop(const configs::Config& config, CommunicatorPtr comm)
-      : c_(config), comm_(std::move(comm)), device_(choose_device(c_.run.device)), data_(open_data(c_)) {
+      : c_(config), comm_(std::move(comm)), device_(training_device(c_)), data_(open_data(c_)) {
     if (comm_->size() > c_.train.global_batch)
       throw core::Error({.where = "train.global_batch",
                          .expected = fmt::format("at least one sequence for each of {} ranks", comm_->size()),
@@ -44,6 +44,7 @@ class Loop {
                          .got = std::to_string(c_.model.vocab_size),
                          .code = core::ExitCode::usage});
     model_ = models::make_model(c_.model);
+    check_memory(*model_, c_, device_);
     model_->initialize(uint64_t(c_.run.seed), device_, parameter_dtype(c_));
     freeze(c_.train, model_->parameters());
     optimizer_ = std::make_unique<Optimizer>(c_.optimizer, model_->parameters(), c_.train.precision == "f16");
@@ -233,7 +234,7 @@ class Loop {
 
   void finish() {
     save();
-    if (recorder_) recorder_->finish(state_.best_val_loss, core::memory_stats(device_).peak);
+    if (recorder_) recorder_->finish(state_.step, state_.best_val_loss, core::memory_stats(device_).peak);
   }
 
   void note(const std::string& line) {

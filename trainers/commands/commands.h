@@ -5,6 +5,11 @@
 
 namespace basis::trainers {
 
+// For options that name a file or directory: an empty text is a usage error.
+inline std::string path_given(const std::string& path) {
+  return path.empty() ? "expected a path, got an empty text" : std::string();
+}
+
 void add_train_command(CLI::App& app, int& exit_code);
 void add_eval_command(CLI::App& app, int& exit_code);
 void add_generate_command(CLI::App& app, int& exit_code);

@@ -25,20 +25,22 @@ void add_eval_command(CLI::App& app, int& exit_code) {
   auto o = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand(
       "eval", "Loss, perplexity and accuracy of a run or checkpoint on its validation data, or on data.val=...");
-  command->add_option("checkpoint", o->checkpoint, "run directory or checkpoint.h5")->required();
+  command->add_option("checkpoint", o->checkpoint, "run directory or checkpoint.h5")->required()->check(path_given);
   command->add_option("overrides", o->overrides, "key.path=value ... over the config saved in the checkpoint");
   command->add_option("--batches", o->batches, "Global batches to evaluate (0: all)")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
-  command
-      ->add_option("--window", o->window,
-                   "Score disjoint windows of so many tokens alone, the first token of each unscored")
-      ->check(CLI::PositiveNumber);
-  command->add_option("--windows", o->windows, "With --window: only so many (0: all)")->check(CLI::NonNegativeNumber);
-  command->add_option("--approximate", o->approximate,
-                      "Replace every mixer: conv:k=4,16,64, recover:..., window:... (sinks and a window) or topk:...; "
-                      "several. Loss, and each layer's error on the activations of the model as it is");
-  command->add_option("--svg", o->svg, "With --approximate: file for a plot of the error against k");
+  auto* window = command->add_option(
+      "--window", o->window, "Score disjoint windows of so many tokens alone, the first token of each unscored");
+  window->check(CLI::PositiveNumber);
+  command->add_option("--windows", o->windows, "With --window: only so many (0: all)")
+      ->check(CLI::NonNegativeNumber)
+      ->needs(window);
+  auto* mixers = command->add_option(
+      "--approximate", o->approximate,
+      "Replace every mixer: conv:k=4,16,64, recover:..., window:... (sinks and a window) or topk:...; "
+      "several. Loss, and each layer's error on the activations of the model as it is");
+  command->add_option("--svg", o->svg, "With --approximate: file for a plot of the error against k")->needs(mixers);
   command->add_flag("--json", o->json, "The result as JSON on stdout");
   command->callback([o] {
     Loaded loaded = load_model(o->checkpoint, o->overrides);

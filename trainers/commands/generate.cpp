@@ -42,7 +42,7 @@ void run(const Options& o) {
 void add_generate_command(CLI::App& app, int&) {
   auto o = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("generate", "Text from a prompt");
-  command->add_option("checkpoint", o->checkpoint, "run directory or checkpoint.h5")->required();
+  command->add_option("checkpoint", o->checkpoint, "run directory or checkpoint.h5")->required()->check(path_given);
   command->add_option("overrides", o->overrides, "key.path=value ...");
   command->add_option("--prompt", o->prompt, "Start of the text")->capture_default_str();
   command->add_option("--tokens", o->generate.tokens, "To generate")
@@ -57,7 +57,9 @@ void add_generate_command(CLI::App& app, int&) {
   command->add_option("--top-p", o->generate.top_p, "Choose among the likeliest that hold this mass")
       ->check(CLI::Range(1e-6, 1.0))
       ->capture_default_str();
-  command->add_option("--seed", o->generate.seed, "Of the choices")->capture_default_str();
+  command->add_option("--seed", o->generate.seed, "Of the choices")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
   command->callback([o] { run(*o); });
 }
 

@@ -57,7 +57,9 @@ void inspect_hdf5(const fs::path& path) {
 void add_inspect_command(CLI::App& app, int&) {
   auto path = std::make_shared<std::string>();
   CLI::App* command = app.add_subcommand("inspect", "What a checkpoint, shard, run directory or config holds");
-  command->add_option("path", *path, "checkpoint.h5, shard.h5, run directory or config.yaml")->required();
+  command->add_option("path", *path, "checkpoint.h5, shard.h5, run directory or config.yaml")
+      ->required()
+      ->check(path_given);
   command->callback([path] {
     fs::path p = *path;
     std::error_code ignored;

@@ -20,7 +20,9 @@ void add_train_command(CLI::App& app, int& exit_code) {
   };
   auto o = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("train", "Train, resume or fine-tune by a YAML config");
-  command->add_option("config", o->config, "config.yaml, or a run directory to go on with")->required();
+  command->add_option("config", o->config, "config.yaml, or a run directory to go on with")
+      ->required()
+      ->check(path_given);
   command->add_option("overrides", o->overrides, "key.path=value ...");
   command->add_flag("--dry-run", o->dry_run, "Print the resolved config, the parameter count and a memory estimate");
   auto* gpus = command->add_option("--gpus", o->gpus, "Train on so many GPUs of this host, one process each");

@@ -1,7 +1,6 @@
 #include "trainers/data/shard.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <fstream>
@@ -66,14 +65,7 @@ void write_shard(const std::filesystem::path& path, std::span<const uint32_t> to
       throw bad_file(path, fmt::format("ids below {}", tokenizer.vocab_size()),
                      fmt::format("{} at token {}", tokens[i], i));
   check_offsets(path, doc_offsets, tokens.size());
-  std::filesystem::path temporary = temporary_path(path);
-  try {
-    write_content(temporary, tokens, doc_offsets, tokenizer);
-  } catch (...) {
-    ::unlink(temporary.c_str());
-    throw;
-  }
-  replace_file(temporary, path);
+  write_then_replace(path, [&](const auto& temporary) { write_content(temporary, tokens, doc_offsets, tokenizer); });
 }
 
 ShardInfo read_shard_info(const std::filesystem::path& path) {

@@ -114,6 +114,13 @@ void replace_file(const std::filesystem::path& temporary, const std::filesystem:
   sync_path(directory_of(path), O_DIRECTORY);
 }
 
+void write_then_replace(const std::filesystem::path& path,
+                        const std::function<void(const std::filesystem::path&)>& write) {
+  std::filesystem::path temporary = temporary_path(path);
+  or_remove(temporary, [&] { write(temporary); });
+  replace_file(temporary, path);
+}
+
 void write_file(const std::filesystem::path& path, std::string_view content, bool durable) {
   std::filesystem::path temporary = temporary_path(path);
   or_remove(temporary, [&] { write_whole(temporary, content); });

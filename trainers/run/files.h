@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <string_view>
 
 #include "core/error.h"
@@ -19,6 +20,11 @@ bool is_temporary(const std::filesystem::path& path);
 // Makes the complete file `temporary` durable under the name `path`: fsync, rename, fsync of the directory. After a
 // crash `path` holds the old content or the new. Throws core::Error; `temporary` is then removed.
 void replace_file(const std::filesystem::path& temporary, const std::filesystem::path& path);
+
+// Calls write(temporary name) and makes what it wrote durable under the name `path`. Throws what `write` and
+// replace_file throw; no temporary file is left then.
+void write_then_replace(const std::filesystem::path& path,
+                        const std::function<void(const std::filesystem::path& temporary)>& write);
 
 // Writes `content` to `path` so; creates no directories. `durable` = false leaves out the fsyncs, for files that are
 // rewritten often and can be made again (a curve).

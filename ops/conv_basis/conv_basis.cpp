@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
-#include <numeric>
 
 #include "autograd/registry.h"
 #include "core/basic/basic.h"
@@ -205,7 +204,8 @@ double conv_basis_direct_share(const Tensor& q, const Tensor& k, const Tensor& v
   ctx.set_needs(0, true);
   ConvBasisAttention::forward(ctx, options, q, k, v);
   auto flags = ctx.saved(5).to_vector<double>();
-  return flags.empty() ? 0 : std::accumulate(flags.begin(), flags.end(), 0.0) / double(flags.size());
+  auto count = std::count_if(flags.begin(), flags.end(), [](double f) { return int(f) % 2 == 1; });
+  return flags.empty() ? 0 : double(count) / double(flags.size());
 }
 
 }  // namespace basis::ops

@@ -56,8 +56,8 @@ struct Chunk {
   }
   Groups groups() {
     int64_t each = ceil_div(g.T, kGroup);
-    int* at = kept.emplace_back(Tensor::empty({g.units * (each + 1)}, DType::i32, device)).data<int32_t>();
-    return {at + g.units, at};
+    int* at = kept.emplace_back(Tensor::empty({g.units * (each + 2)}, DType::i32, device)).data<int32_t>();
+    return {at + 2 * g.units, at, at + g.units};
   }
   int64_t cell_blocks() const { return g.aligned ? g.tiles : g.cells; }
   const Triangle* other() const { return g.causal ? nullptr : &upper; }
@@ -139,11 +139,14 @@ void forward(const Tensor& q, const Tensor& k, const Tensor& v, const ConvBasisO
     const float* shift = c.shift.data<float>();
     float2 *cells = c.spectra(c.cell_blocks()), *tiles = c.spectra(g.tiles);
     values_to_spectra(g, vp, true, cells, device);
-    mix(g, c.lower, cells, tiles, device);
     bool final = g.causal && !g.window;  // after the FFT
     RowResults results{c.floats(int64_t(g.units) * g.T)};
-    if (final) results.lse = l, results.direct = flags, results.factor = c.floats(int64_t(g.units) * g.T);
+    if (final) {
+      results.lse = l, results.direct = flags;
+      results.edge = c.floats(int64_t(g.units) * g.T), results.factor = c.floats(int64_t(g.units) * g.T);
+    }
     row_mass(g, c.lower, c.other(), shift, c.bound.data<float>(), results, device);
+    mix(g, c.lower, cells, tiles, device);
     if (final) {
       spectra_to_output(g, tiles, results.factor, o.data<T>(), device);
     } else {
@@ -186,6 +189,7 @@ void backward(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o
                    c.floats(positions),
                    c.floats(positions),
                    c.groups()};
+    if (g.causal && !g.window) drop_edges(g, c.lower, x.direct, device);
     gradient_rows(g, x, shift, d, device);
 
     float2 *v_cells = c.spectra(c.cell_blocks()), *x_tiles = c.spectra(g.tiles), *out = c.spectra(c.cell_blocks());
@@ -201,7 +205,7 @@ void backward(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o
     auto gradient_of = [&](Triangle& t, const float2* cells, const float2* tiles) {
       t.sums = reinterpret_cast<float2*>(c.floats(2 * int64_t(g.units) * g.segments * g.tiles * (g.L + 1)));
       t.du = c.floats(c.score_count()), t.du_low = c.floats(c.score_count());
-      gradient_of_mass(g, t, shift, d.factor, d.delta, device);
+      gradient_of_mass(g, t, shift, d.factor, d.delta, x.direct, device);
       correlate(g, t, cells, tiles, device);
       gradient_of_windows(g, t, device);
       direct_scores(g, x, t, d, device);

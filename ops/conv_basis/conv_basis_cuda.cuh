@@ -61,6 +61,10 @@ struct Geometry {
     return low;
   }
   __device__ int start(int u, int r) const { return starts[int64_t(u) * segments + r]; }
+  // The cell that ends where `tile` > 0 begins.
+  __device__ const Cell& edge(int u, int tile) const {
+    return cell[int64_t(u) * cells + cells_to[int64_t(u) * (tiles + 1) + tile] - 1];
+  }
   __device__ int64_t score_row(int u, int r) const { return (int64_t(u) * segments + r) * T; }
   __device__ int64_t window_at(int u, int r, int d) const { return (int64_t(u) * segments + r) * tiles + d; }
   __device__ int64_t spectrum(int u, int place, int blocks, int block) const {
@@ -121,29 +125,37 @@ void mix(const Geometry& g, const Triangle& t, const float2* cells, float2* tile
 void mix_transposed(const Geometry& g, const Triangle& t, const float2* tiles, float2* cells, Device device);
 void correlate(const Geometry& g, const Triangle& t, const float2* cells, const float2* tiles, Device device);
 
+// What of a row does not go through the FFT, as bits of `direct`: all of it, or its pairs with the cell before its tile
+// (the tile's edge; then all rows of the tile have this bit).
+constexpr uint8_t kWhole = 1, kEdge = 2;
+
 // conv_basis_cuda_mass.cu
+// Where rows are not final after the FFT, only `mass`: of each row at its tile's shift. Where they are (causal
+// attention without a window), chooses what goes through the FFT and sets `scale` to 0 for edges that do not.
 struct RowResults {  // [u][T]
-  float* mass;       // of a row at its tile's shift
-  float* lse;        // these three only where rows are final after the FFT: causal attention without a window
-  uint8_t* direct;   // rows to be done directly
-  float* factor;     // unit / (2L mass), 0 for direct rows
+  float* mass;
+  float* edge;  // what of it comes from the cell before the tile, and is not in `mass`; the rest only where final
+  float* lse;   // of what goes through the FFT
+  uint8_t* direct;
+  float* factor;  // unit / (2L mass), 0 for rows of which nothing does
 };
 void row_mass(const Geometry& g, const Triangle& lower, const Triangle* upper, const float* shift, const float* bound,
               const RowResults& out, Device device);
-// du = what comes through the normalisers; factor and delta as in RowGradients.
+// Repeats that choice.
+void drop_edges(const Geometry& g, const Triangle& lower, const uint8_t* direct, Device device);
+// du = what comes through the normalisers of what goes through the FFT; factor and delta as in RowGradients.
 void gradient_of_mass(const Geometry& g, const Triangle& t, const float* shift, const float* factor, const float* delta,
-                      Device device);
+                      const uint8_t* direct, Device device);
 
 // Groups of 16 neighbouring rows with some that are done directly.
 constexpr int kGroup = 16;
 struct Groups {
   int* listed;  // [u][T / 16 rounded up] ascending
   int* count;   // [u] how many
+  int* stop;    // [u] behind the last row with any pair outside of the FFT
   __device__ const int* of(const Geometry& g, int u) const {
     return listed + int64_t(u) * ((g.T + kGroup - 1) / kGroup);
   }
-  // Behind the last row listed.
-  __device__ int end(const Geometry& g, int u) const { return count[u] ? (of(g, u)[count[u] - 1] + 1) * kGroup : 0; }
 };
 
 template <class T>
@@ -171,7 +183,7 @@ void spectra_to_rows(const Geometry& g, const float2* spectra, bool by_cell, boo
 // o of the rows that go through the FFT.
 template <class T>
 void spectra_to_output(const Geometry& g, const float2* spectra, const float* factor, T* o, Device device);
-// dv where each head has its own values, with d.dv added up to the end of the groups.
+// dv where each head has its own values, with d.dv added up to groups.stop.
 template <class T>
 void spectra_to_value_gradient(const Geometry& g, const float2* spectra, const RowGradients& d, T* dv, Device device);
 
@@ -187,12 +199,12 @@ void last_rows(const Geometry& g, const T* q, const T* k, const T* v, int rows, 
 
 // conv_basis_cuda_direct.cu
 void list_groups(const Geometry& g, const uint8_t* direct, const Groups& out, Device device);
-// o and lse of the rows flagged in `direct`, from the scores.
+// What `direct` leaves to it, from the scores: rows' o and lse, and what edges add to them.
 template <class T>
 void direct_rows(const Geometry& g, const float* low, const float* up, const T* q, const T* k, const T* v,
                  const uint8_t* direct, const Groups& groups, T* o, float* lse, Device device);
-// conv_basis_cuda_direct_gradient.cu
-// Adds their part to dv (fresh: it holds nothing yet, and is written up to the end of the groups), and to t's du.
+// conv_basis_cuda_direct_values.cu, conv_basis_cuda_direct_scores.cu
+// Adds the part of these pairs to dv (fresh: it holds nothing yet, and is written up to groups.stop), and to t's du.
 template <class T>
 void direct_values(const Geometry& g, const RowTensors<T>& x, const float* low, const float* up, bool fresh,
                    const RowGradients& d, Device device);

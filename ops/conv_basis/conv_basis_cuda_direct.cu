@@ -1,5 +1,6 @@
-// Forward of rows that do not go through the FFT: an online softmax over tiles of 64 keys, a warp for each group of 16
-// rows. Where there are few groups the keys are split among blocks, and the parts merged in order.
+// Forward of what does not go through the FFT: an online softmax over tiles of 64 keys, a warp for each group of 16
+// rows. Whole rows: where there are few groups the keys are split among blocks, and the parts merged in order. Edges:
+// it goes on from what the FFT gave.
 #include "ops/conv_basis/conv_basis_cuda_direct.cuh"
 
 namespace basis::ops::conv_cuda {
@@ -13,13 +14,15 @@ constexpr int kPartial = kSide * (kSide + 2);  // floats that one part leaves: s
 // A block per head, 16 rows a thread at a time.
 __global__ void __launch_bounds__(1024) list_kernel(Geometry g, const uint8_t* direct, Groups out) {
   __shared__ int warp_count[32];
-  int u = blockIdx.x, lane = threadIdx.x % 32, warp = threadIdx.x / 32, base = 0;
+  int u = blockIdx.x, lane = threadIdx.x % 32, warp = threadIdx.x / 32, base = 0, stop = 0;
   int* listed = const_cast<int*>(out.of(g, u));
   for (int first = 0; first < g.T; first += kGroup * 1024) {
     int at = first + int(threadIdx.x) * kGroup;
-    bool on = false;
+    uint8_t bits = 0;
 #pragma unroll
-    for (int n = 0; n < kGroup; ++n) on |= at + n < g.T && direct[int64_t(u) * g.T + at + n];
+    for (int n = 0; n < kGroup; ++n) bits |= at + n < g.T ? direct[int64_t(u) * g.T + at + n] : 0;
+    if (bits) stop = at + kGroup;
+    bool on = bits & kWhole;
     unsigned mask = __ballot_sync(0xffffffffu, on);
     __syncthreads();
     if (lane == 0) warp_count[warp] = __popc(mask);
@@ -31,7 +34,8 @@ __global__ void __launch_bounds__(1024) list_kernel(Geometry g, const uint8_t* d
     }
     if (on) listed[before] = at / kGroup;
   }
-  if (threadIdx.x == 0) out.count[u] = base;
+  float last = block_reduce<Max, 1024>(float(stop));  // exact below 2^24 rows
+  if (threadIdx.x == 0) out.count[u] = base, out.stop[u] = int(last);
 }
 
 // Blocks of four groups of one head, and into how many parts the keys of each are split.
@@ -62,91 +66,113 @@ struct Forward {
   bool four;  // channels may be read four at a time
 };
 
-template <bool Exact, class T>
-__global__ void __launch_bounds__(kThreads) direct_kernel(Geometry g, Forward<T> x, Groups groups) {
-  __shared__ __align__(16) float value[kSide * kRowStride];
-  __shared__ int64_t offset[kSide];
-  Work work(g, groups.count);
-  int lane = threadIdx.x % 32, r = lane / 4, c = lane % 4, warp = threadIdx.x / 32, d0 = blockIdx.y * kSide;
-  for (int item = blockIdx.x; item < work.blocks * work.splits; item += gridDim.x) {
-    int2 place = Work::place(groups.count, work.blocks - 1 - item / work.splits);
-    int u = place.x, split = item % work.splits, used = min(kSideGroups, groups.count[u] - place.y);
-    const int* listed = groups.of(g, u) + place.y;
-    int end = g.last_key(u, min(g.T, (listed[used - 1] + 1) * kGroup) - 1), steps = (end + kSide - 1) / kSide;
+// Sixty-four rows, of which a warp has sixteen, against keys [first step, last step) x 64.
+template <bool Edges, bool Exact, class T>
+struct Block {
+  const Geometry& g;
+  const Forward<T>& x;
+  float* value;                   // a tile in shared memory
+  int64_t* offset;                // [64] in shared memory
+  int u, begin[2], end[2];        // this thread's two rows; their keys: none where nothing is to be done
+  int row[2], low_key, high_key;  // keys of the warp's rows
+  int64_t above[2];
+  float top[2], sum[2], acc[kSide / 8][4];
+
+  __device__ void set_row(int h, int i) {
+    row[h] = i, begin[h] = end[h] = 0, above[h] = 0;
+    if (i >= g.T) return;
+    uint8_t flag = x.direct[int64_t(u) * g.T + i];
+    if (Edges && flag == kEdge) {
+      const Cell& cell = g.edge(u, i / g.L);
+      begin[h] = cell.begin, end[h] = min(cell.end, g.keys(u));
+    } else if (!Edges && (flag & kWhole)) {
+      end[h] = g.last_key(u, i);
+      if (!g.causal) above[h] = upper_offset(g, u, i);
+    }
+  }
+  __device__ bool wanted(int h) const {
+    if (row[h] >= g.T) return false;
+    uint8_t flag = x.direct[int64_t(u) * g.T + row[h]];
+    return Edges ? flag == kEdge : (flag & kWhole) != 0;
+  }
+  // From nothing, or from what the FFT gave.
+  __device__ void start(int d0) {
+    int c = threadIdx.x % 4;
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      top[h] = -INFINITY, sum[h] = 0;
+      if (Edges && wanted(h)) top[h] = x.lse[int64_t(u) * g.T + row[h]];
+      bool goes_on = top[h] > -INFINITY;
+      if (goes_on && c == 0) sum[h] = 1;
+#pragma unroll
+      for (int n = 0; n < kSide / 8; ++n)
+#pragma unroll
+        for (int w = 0; w < 2; ++w) {
+          int d = d0 + n * 8 + 2 * c + w;
+          acc[n][2 * h + w] = goes_on && d < g.Dv ? widen(x.o[g.output(u, row[h]) + d]) / kUnit : 0.0f;
+        }
+    }
+  }
+  __device__ void step(int j0, int stop, int d0) {
+    int r = threadIdx.x % 32 / 4, c = threadIdx.x % 4;
+    __syncthreads();
+    stage<kThreads, T>(g, x.four, value, kSide, d0, 1 / kUnit,
+                       [&](int s) { return j0 + s < stop ? x.v + g.value(u, j0 + s) : nullptr; });
+    if (threadIdx.x < kSide && j0 + threadIdx.x < stop) offset[threadIdx.x] = lower_offset(g, u, j0 + threadIdx.x);
+    __syncthreads();
+    if (j0 >= high_key || j0 + kSide <= low_key) return;
     const float *low = x.low + g.score_row(u, 0), *up = x.up ? x.up + g.score_row(u, 0) : nullptr;
-    int row[2], stop[2] = {};  // this thread's rows, and behind their last keys: 0 where nothing is to be done
-    int64_t above[2] = {};
+    float p[kSide / 8][4], now[2] = {top[0], top[1]}, base[2], fade[2];
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      row[h] = warp < used ? listed[warp] * kGroup + r + 8 * h : g.T;
-      if (row[h] >= g.T || !x.direct[int64_t(u) * g.T + row[h]]) continue;
-      stop[h] = g.last_key(u, row[h]);
-      if (!g.causal) above[h] = upper_offset(g, u, row[h]);
-    }
-    int last = warp < used ? g.last_key(u, min(g.T, (listed[warp] + 1) * kGroup) - 1) : 0;
-    float top[2] = {-INFINITY, -INFINITY}, sum[2] = {}, acc[kSide / 8][4] = {};
-    for (int step = steps * split / work.splits; step < steps * (split + 1) / work.splits; ++step) {
-      int j0 = step * kSide;
-      __syncthreads();
-      stage<kThreads, T>(g, x.four, value, kSide, d0, 1 / kUnit,
-                         [&](int s) { return j0 + s < end ? x.v + g.value(u, j0 + s) : nullptr; });
-      if (threadIdx.x < kSide && j0 + threadIdx.x < end) offset[threadIdx.x] = lower_offset(g, u, j0 + threadIdx.x);
-      __syncthreads();
-      if (j0 >= last) continue;
-      float p[kSide / 8][4], now[2] = {top[0], top[1]};
+    for (int n = 0; n < kSide / 8; ++n)
 #pragma unroll
-      for (int n = 0; n < kSide / 8; ++n)
-#pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          int h = e % 2, at = n * 8 + c + e / 2 * 4, j = j0 + at;
-          float logit = -INFINITY;
-          if (j < stop[h]) {
-            if (g.near(row[h], j))
-              logit = g.scale * pair_dot(x.q + g.query(u, row[h]), x.k + g.key(u, j), g.D);
-            else
-              logit = j <= row[h] ? low[offset[at] + row[h]] : up[above[h] + j];
-          }
-          p[n][e] = logit, now[h] = fmaxf(now[h], logit);
+      for (int e = 0; e < 4; ++e) {
+        int h = e % 2, at = n * 8 + c + e / 2 * 4, j = j0 + at;
+        float logit = -INFINITY;
+        if (j >= begin[h] && j < end[h]) {
+          if (!Edges && g.near(row[h], j))
+            logit = g.scale * pair_dot(x.q + g.query(u, row[h]), x.k + g.key(u, j), g.D);
+          else
+            logit = Edges || j <= row[h] ? low[offset[at] + row[h]] : up[above[h] + j];
         }
-      float base[2], fade[2];
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        now[h] = fmaxf(now[h], __shfl_xor_sync(0xffffffffu, now[h], 1));
-        now[h] = fmaxf(now[h], __shfl_xor_sync(0xffffffffu, now[h], 2));
-        base[h] = now[h] == -INFINITY ? 0.0f : now[h];
-        fade[h] = exponential<Exact>(top[h] - base[h]);
-        top[h] = now[h], sum[h] *= fade[h];
+        p[n][e] = logit, now[h] = fmaxf(now[h], logit);
       }
 #pragma unroll
-      for (int n = 0; n < kSide / 8; ++n)
+    for (int h = 0; h < 2; ++h) {
+      now[h] = fmaxf(now[h], __shfl_xor_sync(0xffffffffu, now[h], 1));
+      now[h] = fmaxf(now[h], __shfl_xor_sync(0xffffffffu, now[h], 2));
+      base[h] = now[h] == -INFINITY ? 0.0f : now[h];
+      fade[h] = exponential<Exact>(top[h] - base[h]);
+      top[h] = now[h], sum[h] *= fade[h];
+    }
 #pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          p[n][e] = exponential<Exact>(p[n][e] - base[e % 2]), sum[e % 2] += p[n][e];
-          acc[n][e] *= fade[e / 2];
-        }
+    for (int n = 0; n < kSide / 8; ++n)
 #pragma unroll
-      for (int m = 0; m < kSide / 8; ++m) {
-        tf32::Split<4, Exact> a(p[m]);
+      for (int e = 0; e < 4; ++e) {
+        p[n][e] = exponential<Exact>(p[n][e] - base[e % 2]), sum[e % 2] += p[n][e];
+        acc[n][e] *= fade[e / 2];
+      }
 #pragma unroll
-        for (int n = 0; n < kSide / 8; ++n) {
-          const float* from = &value[(m * 8 + c) * kRowStride + n * 8 + r];
-          float b[2] = {from[0], from[4 * kRowStride]};
-          tf32::mma(acc[n], a, tf32::Split<2, Exact>(b));
-        }
+    for (int m = 0; m < kSide / 8; ++m) {
+      tf32::Split<4, Exact> a(p[m]);
+#pragma unroll
+      for (int n = 0; n < kSide / 8; ++n) {
+        const float* from = &value[(m * 8 + c) * kRowStride + n * 8 + r];
+        float b[2] = {from[0], from[4 * kRowStride]};
+        tf32::mma(acc[n], a, tf32::Split<2, Exact>(b));
       }
     }
-    float* part = x.partial + (int64_t(item) * gridDim.y + blockIdx.y) * kPartial;
+  }
+  // Into o and, `with_lse`, lse; or where this is a part only, into `part`.
+  __device__ void finish(int d0, bool with_lse, float* part) {
+    int c = threadIdx.x % 4, slot = threadIdx.x / 32 * kGroup + threadIdx.x % 32 / 4;
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
+    for (int h = 0; h < 2; ++h, slot += 8) {
       sum[h] += __shfl_xor_sync(0xffffffffu, sum[h], 1);
       sum[h] += __shfl_xor_sync(0xffffffffu, sum[h], 2);
-      int slot = warp * kGroup + r + 8 * h;
-      bool wanted = row[h] < g.T && x.direct[int64_t(u) * g.T + row[h]], alone = work.splits == 1;
-      if (!wanted) continue;
-      if (c == 0) {
-        if (!alone) part[kSide * kSide + slot] = top[h], part[kSide * (kSide + 1) + slot] = sum[h];
-        if (alone && d0 == 0) x.lse[int64_t(u) * g.T + row[h]] = top[h] + logf(sum[h]);
-      }
+      if (!wanted(h)) continue;
+      if (c == 0 && part) part[kSide * kSide + slot] = top[h], part[kSide * (kSide + 1) + slot] = sum[h];
+      if (c == 0 && with_lse) x.lse[int64_t(u) * g.T + row[h]] = top[h] + logf(sum[h]);
       T* out = x.o + g.output(u, row[h]) + d0;
 #pragma unroll
       for (int n = 0; n < kSide / 8; ++n)
@@ -154,12 +180,57 @@ __global__ void __launch_bounds__(kThreads) direct_kernel(Geometry g, Forward<T>
         for (int w = 0; w < 2; ++w) {
           int d = n * 8 + 2 * c + w;
           float a = acc[n][2 * h + w];
-          if (!alone)
+          if (part)
             part[slot * kSide + d] = a;
           else if (d0 + d < g.Dv)
             out[d] = device_convert<T>(sum[h] > 0 ? a / sum[h] * kUnit : 0.0f);
         }
     }
+  }
+};
+
+template <bool Exact, class T>
+__global__ void __launch_bounds__(kThreads) direct_kernel(Geometry g, Forward<T> x, Groups groups) {
+  __shared__ __align__(16) float value[kSide * kRowStride];
+  __shared__ int64_t offset[kSide];
+  Work work(g, groups.count);
+  int r = threadIdx.x % 32 / 4, warp = threadIdx.x / 32, d0 = blockIdx.y * kSide;
+  for (int item = blockIdx.x; item < work.blocks * work.splits; item += gridDim.x) {
+    int2 place = Work::place(groups.count, work.blocks - 1 - item / work.splits);
+    int u = place.x, split = item % work.splits, used = min(kSideGroups, groups.count[u] - place.y);
+    const int* listed = groups.of(g, u) + place.y;
+    int stop = g.last_key(u, min(g.T, (listed[used - 1] + 1) * kGroup) - 1), steps = (stop + kSide - 1) / kSide;
+    Block<false, Exact, T> block{g, x, value, offset, u};
+    for (int h = 0; h < 2; ++h) block.set_row(h, warp < used ? listed[warp] * kGroup + r + 8 * h : g.T);
+    block.low_key = 0;
+    block.high_key = warp < used ? g.last_key(u, min(g.T, (listed[warp] + 1) * kGroup) - 1) : 0;
+    block.start(d0);
+    for (int step = steps * split / work.splits; step < steps * (split + 1) / work.splits; ++step)
+      block.step(step * kSide, stop, d0);
+    float* part = x.partial + (int64_t(item) * gridDim.y + blockIdx.y) * kPartial;
+    block.finish(d0, work.splits == 1 && d0 == 0, work.splits == 1 ? nullptr : part);
+  }
+}
+
+// A block per 64 rows.
+template <bool Exact, class T>
+__global__ void __launch_bounds__(kThreads) edge_kernel(Geometry g, Forward<T> x) {
+  __shared__ __align__(16) float value[kSide * kRowStride];
+  __shared__ int64_t offset[kSide];
+  int u = blockIdx.y, i0 = blockIdx.x * kSide, r = threadIdx.x % 32 / 4, own = i0 + int(threadIdx.x) / 32 * kGroup;
+  int first = i0 / g.L, last = (min(g.T, i0 + kSide) - 1) / g.L;  // tiles of these rows
+  bool any = false;
+  for (int t = first; t <= last; ++t) any |= (x.direct[int64_t(u) * g.T + t * g.L] & kEdge) != 0;
+  if (!any) return;
+  Block<true, Exact, T> block{g, x, value, offset, u};
+  for (int h = 0; h < 2; ++h) block.set_row(h, own + r + 8 * h);
+  block.low_key = max(0, own / g.L - 1) * g.L, block.high_key = min(g.T, own + kGroup - 1) / g.L * g.L;
+  int stop = min(last * g.L, g.keys(u));
+  for (int d0 = 0; d0 < g.Dv; d0 += kSide) {
+    block.start(d0);
+    __syncwarp();
+    for (int j0 = max(0, first - 1) * g.L / kSide * kSide; j0 < stop; j0 += kSide) block.step(j0, stop, d0);
+    block.finish(d0, d0 + kSide >= g.Dv, nullptr);
   }
 }
 
@@ -174,7 +245,7 @@ __global__ void __launch_bounds__(kThreads) merge_kernel(Geometry g, Forward<T> 
   int64_t step = int64_t(gridDim.y) * kPartial;
   for (int slot = threadIdx.x / 32; slot < used * kGroup; slot += kWarps) {
     int i = groups.of(g, u)[place.y + slot / kGroup] * kGroup + slot % kGroup;
-    if (i >= g.T || !x.direct[int64_t(u) * g.T + i]) continue;
+    if (i >= g.T || !(x.direct[int64_t(u) * g.T + i] & kWhole)) continue;
     const float *tops = parts + kSide * kSide + slot, *masses = tops + kSide;
     float top = -INFINITY, sum = 0, acc[2] = {};
     for (int s = 0; s < work.splits; ++s) top = fmaxf(top, tops[s * step]);
@@ -207,6 +278,9 @@ void direct_rows(const Geometry& g, const float* low, const float* up, const T* 
   dim3 grid(kBlocks, chunks);
   launch_shared(g.exact ? direct_kernel<true, T> : direct_kernel<false, T>, device, grid, kThreads, 0, g, x, groups);
   launch_shared(merge_kernel<T>, device, grid, kThreads, 0, g, x, groups);
+  if (g.causal && !g.window)
+    launch_shared(g.exact ? edge_kernel<true, T> : edge_kernel<false, T>, device,
+                  dim3(unsigned(ceil_div(g.T, kSide)), unsigned(g.units)), kThreads, 0, g, x);
 }
 
 template void direct_rows(const Geometry&, const float*, const float*, const float*, const float*, const float*,

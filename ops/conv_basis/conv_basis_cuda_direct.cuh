@@ -3,6 +3,8 @@
 //
 // No pair needs a product of a query and a key: logit(i, j) is entry i + `offset` of a row of scores, so that a tile of
 // the attention matrix is a slice of that row, sheared. Products with values and gradients run on the tensor cores.
+//
+// Beside whole rows there are edges: the pairs of a tile's rows with the cell before the tile.
 #pragma once
 
 #include "core/cuda/mma_tf32.cuh"
@@ -53,6 +55,15 @@ __device__ __forceinline__ void stage(const Geometry& g, bool four, float* tile,
       tile[s * kRowStride + d] = row && d0 + d < g.Dv ? by * widen(row[d0 + d]) : 0.0f;
     }
   }
+}
+
+// Row i's logsumexp where it belongs here, as a whole or with its edge, else infinity: its probabilities are 0.
+template <bool Edges, class T>
+__device__ __forceinline__ float row_lse(const Geometry& g, const RowTensors<T>& x, int u, int i) {
+  int64_t row = int64_t(u) * g.T + i;
+  if (i >= g.T || !(Edges ? x.direct[row] == kEdge : (x.direct[row] & kWhole) != 0)) return INFINITY;
+  float l = x.lse[row];
+  return l == -INFINITY ? INFINITY : l;
 }
 
 template <bool Exact>

@@ -8,19 +8,19 @@ namespace {
 constexpr int kThreads = 128;
 
 // A thread per row.
-__global__ void __launch_bounds__(kThreads)
-    mass_kernel(Geometry g, Triangle lower, Triangle upper, const float* shift, const float* bound, RowResults out) {
+__global__ void __launch_bounds__(kThreads) mass_kernel(Geometry g, Triangle lower, Triangle upper, RowResults out) {
   int slices = (g.L + kThreads - 1) / kThreads, tile = blockIdx.x / slices, u = blockIdx.y, keys = g.keys(u);
   int p = blockIdx.x % slices * kThreads + threadIdx.x, i = tile * g.L + p;
   if (p >= g.L || i >= g.T) return;
   const Cell* cells = g.cell + int64_t(u) * g.cells;
   const int* to = g.cells_to + int64_t(u) * (g.tiles + 1);
-  float mass = 0;
+  float mass = 0, edge = 0;
 #pragma unroll 4
   for (int m = 0; m < to[tile + 1]; ++m) {
     Cell c = cells[m];
     float scale = lower.scale[(int64_t(u) * g.cells + m) * g.tiles + tile];
-    mass += scale * lower.sum(g, u, c.segment, tile - c.tile, i - min(c.end, keys) + 1, i - c.begin);
+    float part = scale * lower.sum(g, u, c.segment, tile - c.tile, i - min(c.end, keys) + 1, i - c.begin);
+    (m == to[tile] - 1 ? edge : mass) += part;
   }
   if (!g.causal) {
     int m = to[tile];
@@ -31,11 +31,50 @@ __global__ void __launch_bounds__(kThreads)
     }
   }
   int64_t row = int64_t(u) * g.T + i;
-  out.mass[row] = mass;
-  if (!out.lse) return;
-  float l = shift[int64_t(u) * g.tiles + tile] + logf(mass);
-  bool done = bound[int64_t(u) * g.tiles + tile] <= g.largest_ratio * mass && isfinite(l);
-  out.lse[row] = l, out.direct[row] = !done, out.factor[row] = done ? kUnit / (float(g.places()) * mass) : 0.0f;
+  out.mass[row] = out.edge ? mass : mass + edge;
+  if (out.edge) out.edge[row] = edge;
+}
+
+// A segment's scores often have a peak at short lags. The windows of the next tile hold it, though of that tile's rows
+// only the first ones see it: the others would drown. Such a tile's edge is left out where that saves more pairs than
+// it costs. A block per tile.
+__global__ void __launch_bounds__(kThreads)
+    choose_kernel(Geometry g, Triangle lower, const float* shift, const float* bound, RowResults out) {
+  int tile = blockIdx.x, u = blockIdx.y, end = min(g.T, (tile + 1) * g.L);
+  const Cell* cells = g.cell + int64_t(u) * g.cells;
+  const int* to = g.cells_to + int64_t(u) * (g.tiles + 1);
+  float all = bound[int64_t(u) * g.tiles + tile], rest = 0;  // what the tile moves, and without its edge
+  for (int m = threadIdx.x; m < to[tile + 1]; m += kThreads)
+    if (m != to[tile] - 1)
+      rest += lower.scale[(int64_t(u) * g.cells + m) * g.tiles + tile] *
+              lower.length[g.window_at(u, cells[m].segment, tile - cells[m].tile)];
+  rest = block_reduce<Sum, kThreads>(rest);
+  auto fits = [&](float moved, float mass) { return moved <= g.largest_ratio * mass && isfinite(logf(mass)); };
+  int saved = 0;
+  for (int i = tile * g.L + threadIdx.x; i < end; i += kThreads) {
+    float mass = out.mass[int64_t(u) * g.T + i] + out.edge[int64_t(u) * g.T + i];
+    saved += !fits(all, mass) && fits(rest, mass);
+  }
+  saved = block_reduce<Sum, kThreads>(saved);
+  bool without = tile > 0 && int64_t(saved) * tile > g.L;
+  if (without && threadIdx.x == 0) lower.scale[(int64_t(u) * g.cells + to[tile] - 1) * g.tiles + tile] = 0;
+  float log_unit = shift[int64_t(u) * g.tiles + tile], least = g.exact ? 1e-7f : 1e-4f;
+  for (int i = tile * g.L + threadIdx.x; i < end; i += kThreads) {
+    int64_t row = int64_t(u) * g.T + i;
+    float edge = out.edge[row], mass = out.mass[row], total = mass + edge;
+    bool done = fits(without ? rest : all, total), none = without && !(mass > least * edge);  // nothing through the FFT
+    if (!without) mass = total;
+    out.direct[row] = (done ? 0 : kWhole) | (without ? kEdge : 0);
+    out.lse[row] = none ? -INFINITY : log_unit + logf(mass);
+    out.factor[row] = done && !none ? kUnit / (float(g.places()) * mass) : 0.0f;
+  }
+}
+
+__global__ void drop_kernel(Geometry g, Triangle lower, const uint8_t* direct) {
+  int tile = blockIdx.x * blockDim.x + threadIdx.x, u = blockIdx.y;
+  if (tile >= g.tiles || !(direct[int64_t(u) * g.T + tile * g.L] & kEdge)) return;
+  int m = g.cells_to[int64_t(u) * (g.tiles + 1) + tile] - 1;
+  lower.scale[(int64_t(u) * g.cells + m) * g.tiles + tile] = 0;
 }
 
 // before[i] = sum of -factor delta from the start of i's tile to i. A warp per tile.
@@ -62,7 +101,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // A thread per score: du = sum over its rows, tile by tile; a breakpoint's rows at lag l are [first, last].
 __global__ void __launch_bounds__(kThreads)
-    mass_gradient_kernel(Geometry g, Triangle t, const float* shift, const float* before) {
+    mass_gradient_kernel(Geometry g, Triangle t, const float* shift, const float* before, const uint8_t* direct) {
   int r = blockIdx.y, u = blockIdx.z, start = g.start(u, r), lag = blockIdx.x * kThreads + threadIdx.x,
       keys = g.keys(u);
   if (lag >= g.T - start) return;
@@ -74,7 +113,15 @@ __global__ void __launch_bounds__(kThreads)
     int begin = tile * g.L, low = max(begin, first), high = min(begin + g.L - 1, last);
     if (low > high) continue;
     const float* sums = before + int64_t(u) * g.T;
-    float sum = sums[high] - (low > begin ? sums[low - 1] : 0.0f);
+    auto of = [&](int a, int b) { return a > b ? 0.0f : sums[b] - (a > begin ? sums[a - 1] : 0.0f); };
+    float sum = 0;
+    if (!t.upper && direct[int64_t(u) * g.T + begin] & kEdge && g.edge(u, tile).segment == r) {
+      // Rows that meet a key of the edge at this lag are left out.
+      int from = g.edge(u, tile).begin + lag;
+      sum = of(low, min(high, from - 1)) + of(max(low, begin + lag), high);
+    } else {
+      sum = of(low, high);
+    }
     if (sum != 0) du += expf(logit - shift[int64_t(u) * g.tiles + tile]) * sum;
   }
   t.du[at] = du, t.du_low[at] = 0;
@@ -86,17 +133,24 @@ void row_mass(const Geometry& g, const Triangle& lower, const Triangle* upper, c
               const RowResults& out, Device device) {
   int64_t blocks = g.tiles * ceil_div(g.L, kThreads);
   launch_shared(mass_kernel, device, dim3(unsigned(blocks), unsigned(g.units)), kThreads, 0, g, lower,
-                upper ? *upper : lower, shift, bound, out);
+                upper ? *upper : lower, out);
+  if (out.edge)
+    launch_shared(choose_kernel, device, dim3(unsigned(g.tiles), unsigned(g.units)), kThreads, 0, g, lower, shift,
+                  bound, out);
+}
+
+void drop_edges(const Geometry& g, const Triangle& lower, const uint8_t* direct, Device device) {
+  launch_shared(drop_kernel, device, dim3(unsigned(ceil_div(g.tiles, 64)), unsigned(g.units)), 64, 0, g, lower, direct);
 }
 
 void gradient_of_mass(const Geometry& g, const Triangle& t, const float* shift, const float* factor, const float* delta,
-                      Device device) {
+                      const uint8_t* direct, Device device) {
   Tensor before = Tensor::empty({g.units, g.T}, DType::f32, device);
   launch_shared(cumulate_kernel, device, dim3(unsigned(ceil_div(g.tiles, kThreads / 32)), unsigned(g.units)), kThreads,
                 0, g, factor, delta, before.data<float>());
   launch_shared(mass_gradient_kernel, device,
                 dim3(unsigned(ceil_div(g.T, kThreads)), unsigned(g.segments), unsigned(g.units)), kThreads, 0, g, t,
-                shift, before.data<float>());
+                shift, before.data<float>(), direct);
 }
 
 }  // namespace basis::ops::conv_cuda

@@ -37,7 +37,7 @@ __global__ void rows_kernel(Geometry g, RowTensors<T> x, const float* shift, Row
   for (int offset = 4; offset; offset >>= 1) delta += __shfl_xor_sync(0xffffffffu, delta, offset);
   if (!on || lane) return;
   float l = x.lse[row];
-  bool through = !x.direct[row] && l > -INFINITY;
+  bool through = !(x.direct[row] & kWhole) && l > -INFINITY;
   out.delta[row] = delta;
   out.factor[row] = through ? expf(shift[int64_t(u) * g.tiles + i / g.L] - l) : 0.0f;
 }

@@ -32,7 +32,7 @@ __global__ void finish_kernel(Geometry g, const float* sums, const float* mass, 
   sum = warp_reduce<Sum>(sum) + far * mass[row];
   float l = top + logf(sum);
   bool done = far * bound[int64_t(u) * g.tiles + tile] <= g.largest_ratio * sum && isfinite(l);
-  if (lane == 0) lse[row] = l, direct[row] = !done;
+  if (lane == 0) lse[row] = l, direct[row] = done ? 0 : kWhole;
   if (!done) return;
   T* out = o + g.output(u, i);
   float inverse = 1 / sum;

@@ -92,7 +92,7 @@ __global__ void __maxnreg__(80)
 }
 
 // Channels in their own dtype: factor x where rows are queries (0: left to direct_rows); else keys, which gain `extra`
-// [u][T][2 columns] up to the end of the groups.
+// [u][T][2 columns] up to groups.stop.
 template <bool Even, bool Keys, class T>
 __global__ void __maxnreg__(80) to_values_kernel(Geometry g, const float2* spectra, const float* factor,
                                                  const float2* extra, Groups groups, T* values) {
@@ -108,7 +108,7 @@ __global__ void __maxnreg__(80) to_values_kernel(Geometry g, const float2* spect
   int stride = (Keys ? g.Hkv : g.H) * g.Dv;
   const float* by = factor + int64_t(u) * g.T + s.origin;
   const float2* more = extra + (int64_t(u) * g.T + s.origin) * g.columns + column;
-  int stop = Keys ? groups.end(g, u) : 0, keys = g.keys(u);
+  int stop = Keys ? groups.stop[u] : 0, keys = g.keys(u);
   F::inverse<true>(
       x, g.twiddles, g.log, [&](int place) { return in[place * step]; },
       [&](int i, float2 v) {

@@ -54,6 +54,11 @@ struct Chunk {
   float2* spectra(int64_t blocks) {
     return reinterpret_cast<float2*>(floats(2 * int64_t(g.units) * (int64_t{1} << g.log) * blocks * g.columns));
   }
+  Units units() {
+    if (!g.exact) return {};
+    int64_t n = int64_t(g.units) * 2 * g.columns;
+    return {floats(n), floats(n), floats(n), floats(g.units)};
+  }
   Groups groups() {
     int64_t each = ceil_div(g.T, kGroup);
     int* at = kept.emplace_back(Tensor::empty({g.units * (each + 2)}, DType::i32, device)).data<int32_t>();
@@ -138,9 +143,13 @@ void forward(const Tensor& q, const Tensor& k, const Tensor& v, const ConvBasisO
     make_factors(c, qp, kp);
     const float* shift = c.shift.data<float>();
     float2 *cells = c.spectra(c.cell_blocks()), *tiles = c.spectra(g.tiles);
-    values_to_spectra(g, vp, true, cells, device);
+    Units units = c.units();
+    float* excess = g.exact && g.causal ? c.floats(int64_t(g.units) * g.T) : nullptr;
+    if constexpr (std::is_same_v<T, float>) value_units(g, vp, units, excess, device);
+    values_to_spectra(g, vp, units.inverse, true, cells, device);
     bool final = g.causal && !g.window;  // after the FFT
     RowResults results{c.floats(int64_t(g.units) * g.T)};
+    results.excess = excess;
     if (final) {
       results.lse = l, results.direct = flags;
       results.edge = c.floats(int64_t(g.units) * g.T), results.factor = c.floats(int64_t(g.units) * g.T);
@@ -148,18 +157,19 @@ void forward(const Tensor& q, const Tensor& k, const Tensor& v, const ConvBasisO
     row_mass(g, c.lower, c.other(), shift, c.bound.data<float>(), results, device);
     mix(g, c.lower, cells, tiles, device);
     if (final) {
-      spectra_to_output(g, tiles, results.factor, o.data<T>(), device);
+      spectra_to_output(g, tiles, results.factor, units.unit, o.data<T>(), device);
     } else {
       float* sums = c.floats(int64_t(g.units) * g.T * 2 * g.columns);
-      spectra_to_rows(g, tiles, false, false, sums, device);
+      spectra_to_rows(g, tiles, nullptr, false, false, sums, device);
       if (!g.causal) {
-        values_to_spectra(g, vp, false, tiles, device);
+        values_to_spectra(g, vp, units.inverse, false, tiles, device);
         mix_transposed(g, c.upper, tiles, cells, device);
-        spectra_to_rows(g, cells, true, true, sums, device);
+        spectra_to_rows(g, cells, nullptr, true, true, sums, device);
       }
-      finish_rows(g, sums, results.mass, shift, c.bound.data<float>(), qp, kp, vp, o.data<T>(), l, flags, device);
+      RowSums x{sums, results.mass, shift, c.bound.data<float>(), units.unit, excess};
+      finish_rows(g, x, qp, kp, vp, o.data<T>(), l, flags, device);
     }
-    direct_rows(g, c.lower.scores, c.upper.scores, qp, kp, vp, flags, c.groups(), o.data<T>(), l, device);
+    direct_rows(g, c.lower.scores, c.upper.scores, qp, kp, vp, flags, c.groups(), units.small, o.data<T>(), l, device);
   });
 }
 
@@ -191,16 +201,18 @@ void backward(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o
                    c.groups()};
     if (g.causal && !g.window) drop_edges(g, c.lower, x.direct, device);
     gradient_rows(g, x, shift, d, device);
+    Units units = c.units();
+    if constexpr (std::is_same_v<T, float>) gradient_units(g, x.dout, d.factor, units, device);
 
     float2 *v_cells = c.spectra(c.cell_blocks()), *x_tiles = c.spectra(g.tiles), *out = c.spectra(c.cell_blocks());
-    values_to_spectra(g, x.v, true, v_cells, device);
-    gradient_to_spectra(g, x.dout, d.factor, false, x_tiles, device);
+    values_to_spectra(g, x.v, units.shared, true, v_cells, device);
+    gradient_to_spectra(g, x.dout, d.factor, units.inverse, false, x_tiles, device);
     mix_transposed(g, c.lower, x_tiles, out, device);
     if (own) {
       direct_values(g, x, c.lower.scores, nullptr, true, d, device);
-      spectra_to_value_gradient(g, out, d, dv.data<T>(), device);
+      spectra_to_value_gradient(g, out, units.unit, d, dv.data<T>(), device);
     } else {
-      spectra_to_rows(g, out, true, false, d.dv, device);
+      spectra_to_rows(g, out, units.unit, true, false, d.dv, device);
     }
     auto gradient_of = [&](Triangle& t, const float2* cells, const float2* tiles) {
       t.sums = reinterpret_cast<float2*>(c.floats(2 * int64_t(g.units) * g.segments * g.tiles * (g.L + 1)));
@@ -213,10 +225,10 @@ void backward(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o
     gradient_of(c.lower, v_cells, x_tiles);
     if (!g.causal) {
       float2 *x_cells = v_cells, *v_tiles = x_tiles;
-      gradient_to_spectra(g, x.dout, d.factor, true, x_cells, device);
-      values_to_spectra(g, x.v, false, v_tiles, device);
+      gradient_to_spectra(g, x.dout, d.factor, units.inverse, true, x_cells, device);
+      values_to_spectra(g, x.v, units.shared, false, v_tiles, device);
       mix(g, c.upper, x_cells, out, device);
-      spectra_to_rows(g, out, false, true, d.dv, device);
+      spectra_to_rows(g, out, units.unit, false, true, d.dv, device);
       gradient_of(c.upper, x_cells, v_tiles);
     }
     if (!own) direct_values(g, x, c.lower.scores, c.upper.scores, false, d, device), near_pairs(g, x, d, device);

@@ -94,8 +94,10 @@ struct Triangle {
   }
 };
 
-// Values enter their spectra in units of 2^40, so that sums of the largest ones stay finite.
+// Values of 16 bits enter their spectra in units of 2^40, so that sums of the largest ones stay finite.
 constexpr float kUnit = 0x1p40f;
+// Probabilities that are summed one by one are in units of 2^21 where values may be as large.
+constexpr float kSmall = 0x1p-21f;
 
 // Threads of a block that transforms 2L points: several blocks share a multiprocessor while their memory allows it.
 inline int fft_threads(const Geometry& g) {
@@ -129,6 +131,18 @@ void correlate(const Geometry& g, const Triangle& t, const float2* cells, const 
 // (the tile's edge; then all rows of the tile have this bit).
 constexpr uint8_t kWhole = 1, kEdge = 2;
 
+// conv_basis_cuda_units.cu
+// Powers of two by which channels are divided before their transform, only for f32; null pointers stand for kUnit, 1
+// for gradients.
+struct Units {                     // [u][2 columns]
+  float *unit, *inverse, *shared;  // shared: unit / kUnit
+  float* small;                    // [u] unit of probabilities: kSmall, or 1 where values are below 2^107
+};
+// Of values; excess [u][T] or null: how much larger than what a row sees, in any channel, is what its tile transforms.
+void value_units(const Geometry& g, const float* v, const Units& out, float* excess, Device device);
+// Of factor do.
+void gradient_units(const Geometry& g, const float* dout, const float* factor, const Units& out, Device device);
+
 // conv_basis_cuda_mass.cu
 // Where rows are not final after the FFT, only `mass`: of each row at its tile's shift. Where they are (causal
 // attention without a window), chooses what goes through the FFT and sets `scale` to 0 for edges that do not.
@@ -137,7 +151,8 @@ struct RowResults {  // [u][T]
   float* edge;  // what of it comes from the cell before the tile, and is not in `mass`; the rest only where final
   float* lse;   // of what goes through the FFT
   uint8_t* direct;
-  float* factor;  // unit / (2L mass), 0 for rows of which nothing does
+  float* factor;  // 1 / (2L mass), 0 for rows of which nothing does
+  const float* excess = nullptr;
 };
 void row_mass(const Geometry& g, const Triangle& lower, const Triangle* upper, const float* shift, const float* bound,
               const RowResults& out, Device device);
@@ -172,27 +187,35 @@ struct RowGradients {
 };
 
 // conv_basis_cuda_spectra.cu
+// times [u][2 columns], by channel; null: 1 / kUnit for values, 1 for gradients.
 template <class T>
-void values_to_spectra(const Geometry& g, const T* v, bool by_cell, float2* spectra, Device device);
+void values_to_spectra(const Geometry& g, const T* v, const float* times, bool by_cell, float2* spectra, Device device);
 // Rows of the gradient: factor do.
 template <class T>
-void gradient_to_spectra(const Geometry& g, const T* dout, const float* factor, bool by_cell, float2* spectra,
-                         Device device);
-// f32 rows [u][T][2 columns].
-void spectra_to_rows(const Geometry& g, const float2* spectra, bool by_cell, bool add, float* rows, Device device);
-// o of the rows that go through the FFT.
+void gradient_to_spectra(const Geometry& g, const T* dout, const float* factor, const float* times, bool by_cell,
+                         float2* spectra, Device device);
+// f32 rows [u][T][2 columns]. times: null: 1.
+void spectra_to_rows(const Geometry& g, const float2* spectra, const float* times, bool by_cell, bool add, float* rows,
+                     Device device);
+// o of the rows that go through the FFT. times: null: kUnit.
 template <class T>
-void spectra_to_output(const Geometry& g, const float2* spectra, const float* factor, T* o, Device device);
-// dv where each head has its own values, with d.dv added up to groups.stop.
+void spectra_to_output(const Geometry& g, const float2* spectra, const float* factor, const float* times, T* o,
+                       Device device);
+// dv where each head has its own values, with d.dv added up to groups.stop. times: null: 1.
 template <class T>
-void spectra_to_value_gradient(const Geometry& g, const float2* spectra, const RowGradients& d, T* dv, Device device);
+void spectra_to_value_gradient(const Geometry& g, const float2* spectra, const float* times, const RowGradients& d,
+                               T* dv, Device device);
 
 // conv_basis_cuda_rows.cu
 // From the sums [u][T][2 columns] of the FFT, their mass and the near keys: o, lse, and which rows must be done
 // directly.
+struct RowSums {
+  const float *sums, *mass, *shift, *bound;
+  const float *unit, *excess;  // or null
+};
 template <class T>
-void finish_rows(const Geometry& g, const float* sums, const float* mass, const float* shift, const float* bound,
-                 const T* q, const T* k, const T* v, T* o, float* lse, uint8_t* direct, Device device);
+void finish_rows(const Geometry& g, const RowSums& x, const T* q, const T* k, const T* v, T* o, float* lse,
+                 uint8_t* direct, Device device);
 // The last rows of every head, from q and k: decoding.
 template <class T>
 void last_rows(const Geometry& g, const T* q, const T* k, const T* v, int rows, T* o, Device device);
@@ -202,7 +225,7 @@ void list_groups(const Geometry& g, const uint8_t* direct, const Groups& out, De
 // What `direct` leaves to it, from the scores: rows' o and lse, and what edges add to them.
 template <class T>
 void direct_rows(const Geometry& g, const float* low, const float* up, const T* q, const T* k, const T* v,
-                 const uint8_t* direct, const Groups& groups, T* o, float* lse, Device device);
+                 const uint8_t* direct, const Groups& groups, const float* small, T* o, float* lse, Device device);
 // conv_basis_cuda_direct_values.cu, conv_basis_cuda_direct_scores.cu
 // Adds the part of these pairs to dv (fresh: it holds nothing yet, and is written up to groups.stop), and to t's du.
 template <class T>

@@ -61,9 +61,11 @@ struct Forward {
   const float *low, *up;  // scores
   const T *q, *k, *v;
   const uint8_t* direct;
+  const float* small;  // [u] or null
   T* o;
   float *lse, *partial;
   bool four;  // channels may be read four at a time
+  __device__ float unit(int u) const { return small ? small[u] : kSmall; }
 };
 
 // Sixty-four rows, of which a warp has sixteen, against keys [first step, last step) x 64.
@@ -71,9 +73,11 @@ template <bool Edges, bool Exact, class T>
 struct Block {
   const Geometry& g;
   const Forward<T>& x;
-  float* value;                   // a tile in shared memory
-  int64_t* offset;                // [64] in shared memory
-  int u, begin[2], end[2];        // this thread's two rows; their keys: none where nothing is to be done
+  float* value;     // a tile in shared memory
+  int64_t* offset;  // [64] in shared memory
+  int u;
+  float small;                    // unit of probabilities
+  int begin[2], end[2];           // this thread's two rows; their keys: none where nothing is to be done
   int row[2], low_key, high_key;  // keys of the warp's rows
   int64_t above[2];
   float top[2], sum[2], acc[kSide / 8][4];
@@ -109,14 +113,14 @@ struct Block {
 #pragma unroll
         for (int w = 0; w < 2; ++w) {
           int d = d0 + n * 8 + 2 * c + w;
-          acc[n][2 * h + w] = goes_on && d < g.Dv ? widen(x.o[g.output(u, row[h]) + d]) / kUnit : 0.0f;
+          acc[n][2 * h + w] = goes_on && d < g.Dv ? widen(x.o[g.output(u, row[h]) + d]) * small : 0.0f;
         }
     }
   }
   __device__ void step(int j0, int stop, int d0) {
     int r = threadIdx.x % 32 / 4, c = threadIdx.x % 4;
     __syncthreads();
-    stage<kThreads, T>(g, x.four, value, kSide, d0, 1 / kUnit,
+    stage<kThreads, T>(g, x.four, value, kSide, d0,
                        [&](int s) { return j0 + s < stop ? x.v + g.value(u, j0 + s) : nullptr; });
     if (threadIdx.x < kSide && j0 + threadIdx.x < stop) offset[threadIdx.x] = lower_offset(g, u, j0 + threadIdx.x);
     __syncthreads();
@@ -150,6 +154,7 @@ struct Block {
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
         p[n][e] = exponential<Exact>(p[n][e] - base[e % 2]), sum[e % 2] += p[n][e];
+        p[n][e] *= small;
         acc[n][e] *= fade[e / 2];
       }
 #pragma unroll
@@ -183,7 +188,7 @@ struct Block {
           if (part)
             part[slot * kSide + d] = a;
           else if (d0 + d < g.Dv)
-            out[d] = device_convert<T>(sum[h] > 0 ? a / sum[h] * kUnit : 0.0f);
+            out[d] = device_convert<T>(sum[h] > 0 ? a / sum[h] / small : 0.0f);
         }
     }
   }
@@ -200,7 +205,7 @@ __global__ void __launch_bounds__(kThreads) direct_kernel(Geometry g, Forward<T>
     int u = place.x, split = item % work.splits, used = min(kSideGroups, groups.count[u] - place.y);
     const int* listed = groups.of(g, u) + place.y;
     int stop = g.last_key(u, min(g.T, (listed[used - 1] + 1) * kGroup) - 1), steps = (stop + kSide - 1) / kSide;
-    Block<false, Exact, T> block{g, x, value, offset, u};
+    Block<false, Exact, T> block{g, x, value, offset, u, x.unit(u)};
     for (int h = 0; h < 2; ++h) block.set_row(h, warp < used ? listed[warp] * kGroup + r + 8 * h : g.T);
     block.low_key = 0;
     block.high_key = warp < used ? g.last_key(u, min(g.T, (listed[warp] + 1) * kGroup) - 1) : 0;
@@ -222,7 +227,7 @@ __global__ void __launch_bounds__(kThreads) edge_kernel(Geometry g, Forward<T> x
   bool any = false;
   for (int t = first; t <= last; ++t) any |= (x.direct[int64_t(u) * g.T + t * g.L] & kEdge) != 0;
   if (!any) return;
-  Block<true, Exact, T> block{g, x, value, offset, u};
+  Block<true, Exact, T> block{g, x, value, offset, u, x.unit(u)};
   for (int h = 0; h < 2; ++h) block.set_row(h, own + r + 8 * h);
   block.low_key = max(0, own / g.L - 1) * g.L, block.high_key = min(g.T, own + kGroup - 1) / g.L * g.L;
   int stop = min(last * g.L, g.keys(u));
@@ -247,7 +252,7 @@ __global__ void __launch_bounds__(kThreads) merge_kernel(Geometry g, Forward<T> 
     int i = groups.of(g, u)[place.y + slot / kGroup] * kGroup + slot % kGroup;
     if (i >= g.T || !(x.direct[int64_t(u) * g.T + i] & kWhole)) continue;
     const float *tops = parts + kSide * kSide + slot, *masses = tops + kSide;
-    float top = -INFINITY, sum = 0, acc[2] = {};
+    float top = -INFINITY, sum = 0, acc[2] = {}, small = x.unit(u);
     for (int s = 0; s < work.splits; ++s) top = fmaxf(top, tops[s * step]);
     for (int s = 0; s < work.splits && top > -INFINITY; ++s) {
       float by = expf(tops[s * step] - top);
@@ -258,7 +263,7 @@ __global__ void __launch_bounds__(kThreads) merge_kernel(Geometry g, Forward<T> 
 #pragma unroll
     for (int w = 0; w < 2; ++w)
       if (int d = d0 + lane + 32 * w; d < g.Dv)
-        x.o[g.output(u, i) + d] = device_convert<T>(sum > 0 ? acc[w] / sum * kUnit : 0.0f);
+        x.o[g.output(u, i) + d] = device_convert<T>(sum > 0 ? acc[w] / sum / small : 0.0f);
   }
 }
 
@@ -270,11 +275,11 @@ void list_groups(const Geometry& g, const uint8_t* direct, const Groups& out, De
 
 template <class T>
 void direct_rows(const Geometry& g, const float* low, const float* up, const T* q, const T* k, const T* v,
-                 const uint8_t* direct, const Groups& groups, T* o, float* lse, Device device) {
+                 const uint8_t* direct, const Groups& groups, const float* small, T* o, float* lse, Device device) {
   list_groups(g, direct, groups, device);
   unsigned chunks = unsigned(ceil_div(g.Dv, kSide));
   Tensor partial = Tensor::empty({kBlocks, int64_t(chunks), kPartial}, DType::f32, device);
-  Forward<T> x{low, up, q, k, v, direct, o, lse, partial.data<float>(), aligned16(g.Dv, {v})};
+  Forward<T> x{low, up, q, k, v, direct, small, o, lse, partial.data<float>(), aligned16(g.Dv, {v})};
   dim3 grid(kBlocks, chunks);
   launch_shared(g.exact ? direct_kernel<true, T> : direct_kernel<false, T>, device, grid, kThreads, 0, g, x, groups);
   launch_shared(merge_kernel<T>, device, grid, kThreads, 0, g, x, groups);
@@ -284,10 +289,10 @@ void direct_rows(const Geometry& g, const float* low, const float* up, const T* 
 }
 
 template void direct_rows(const Geometry&, const float*, const float*, const float*, const float*, const float*,
-                          const uint8_t*, const Groups&, float*, float*, Device);
+                          const uint8_t*, const Groups&, const float*, float*, float*, Device);
 template void direct_rows(const Geometry&, const float*, const float*, const bf16*, const bf16*, const bf16*,
-                          const uint8_t*, const Groups&, bf16*, float*, Device);
+                          const uint8_t*, const Groups&, const float*, bf16*, float*, Device);
 template void direct_rows(const Geometry&, const float*, const float*, const f16*, const f16*, const f16*,
-                          const uint8_t*, const Groups&, f16*, float*, Device);
+                          const uint8_t*, const Groups&, const float*, f16*, float*, Device);
 
 }  // namespace basis::ops::conv_cuda

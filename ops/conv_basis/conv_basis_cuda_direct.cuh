@@ -31,11 +31,10 @@ __device__ float pair_dot(const T* x, const T* y, int n) {
   return sum;
 }
 
-// Channels [d0, d0 + 64) of rows from(0), from(1), ... times `by` into a tile; null: zeros. Four: they may be read four
+// Channels [d0, d0 + 64) of rows from(0), from(1), ... into a tile; null: zeros. Four: they may be read four
 // at a time.
 template <int Threads, class T, class From>
-__device__ __forceinline__ void stage(const Geometry& g, bool four, float* tile, int rows, int d0, float by,
-                                      From from) {
+__device__ __forceinline__ void stage(const Geometry& g, bool four, float* tile, int rows, int d0, From from) {
   if (four) {
 #pragma unroll 4
     for (int e = threadIdx.x; e < rows * (kSide / 4); e += Threads) {
@@ -44,7 +43,7 @@ __device__ __forceinline__ void stage(const Geometry& g, bool four, float* tile,
       float4 x{0, 0, 0, 0};
       if (row && d0 + d < g.Dv) {
         Vec<T, 4> y = load_vec<4>(row + d0 + d);
-        x = {by * widen(y.v[0]), by * widen(y.v[1]), by * widen(y.v[2]), by * widen(y.v[3])};
+        x = {widen(y.v[0]), widen(y.v[1]), widen(y.v[2]), widen(y.v[3])};
       }
       *reinterpret_cast<float4*>(&tile[s * kRowStride + d]) = x;
     }
@@ -52,7 +51,7 @@ __device__ __forceinline__ void stage(const Geometry& g, bool four, float* tile,
     for (int e = threadIdx.x; e < rows * kSide; e += Threads) {
       int s = e / kSide, d = e % kSide;
       const T* row = from(s);
-      tile[s * kRowStride + d] = row && d0 + d < g.Dv ? by * widen(row[d0 + d]) : 0.0f;
+      tile[s * kRowStride + d] = row && d0 + d < g.Dv ? widen(row[d0 + d]) : 0.0f;
     }
   }
 }

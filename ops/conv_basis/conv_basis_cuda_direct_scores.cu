@@ -79,10 +79,10 @@ struct Scores {
     float dp[kTiles][4] = {};
     for (int d0 = 0; d0 < g.Dv; d0 += kSide) {
       if (d0) __syncthreads();
-      stage<kScoreThreads, T>(g, four, value, kStaged, d0, 1.0f, [&](int s) {
+      stage<kScoreThreads, T>(g, four, value, kStaged, d0, [&](int s) {
         return key0 + s >= begin && key0 + s < end ? x.v + g.value(u, key0 + s) : nullptr;
       });
-      stage<kScoreThreads, T>(g, four, dout, kSide, d0, 1.0f,
+      stage<kScoreThreads, T>(g, four, dout, kSide, d0,
                               [&](int s) { return i0 + s < g.T ? x.dout + g.output(u, i0 + s) : nullptr; });
       __syncthreads();
       if (!mine) continue;

@@ -35,7 +35,7 @@ struct Values {
       }
     }
     __syncthreads();
-    stage<kValueThreads, T>(g, four, dout, kSide, d0, 1.0f,
+    stage<kValueThreads, T>(g, four, dout, kSide, d0,
                             [&](int s) { return lse[s] < INFINITY ? x.dout + g.output(u, row[s]) : nullptr; });
     __syncthreads();
 #pragma unroll

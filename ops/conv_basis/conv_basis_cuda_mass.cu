@@ -53,7 +53,8 @@ __global__ void __launch_bounds__(kThreads)
   int saved = 0;
   for (int i = tile * g.L + threadIdx.x; i < end; i += kThreads) {
     float mass = out.mass[int64_t(u) * g.T + i] + out.edge[int64_t(u) * g.T + i];
-    saved += !fits(all, mass) && fits(rest, mass);
+    float more = out.excess ? out.excess[int64_t(u) * g.T + i] : 1.0f;
+    saved += !fits(more * all, mass) && fits(more * rest, mass);
   }
   saved = block_reduce<Sum, kThreads>(saved);
   bool without = tile > 0 && int64_t(saved) * tile > g.L;
@@ -62,11 +63,12 @@ __global__ void __launch_bounds__(kThreads)
   for (int i = tile * g.L + threadIdx.x; i < end; i += kThreads) {
     int64_t row = int64_t(u) * g.T + i;
     float edge = out.edge[row], mass = out.mass[row], total = mass + edge;
-    bool done = fits(without ? rest : all, total), none = without && !(mass > least * edge);  // nothing through the FFT
+    bool done = fits((out.excess ? out.excess[row] : 1.0f) * (without ? rest : all), total);
+    bool none = without && !(mass > least * edge);  // nothing through the FFT
     if (!without) mass = total;
     out.direct[row] = (done ? 0 : kWhole) | (without ? kEdge : 0);
     out.lse[row] = none ? -INFINITY : log_unit + logf(mass);
-    out.factor[row] = done && !none ? kUnit / (float(g.places()) * mass) : 0.0f;
+    out.factor[row] = done && !none ? 1 / (float(g.places()) * mass) : 0.0f;
   }
 }
 

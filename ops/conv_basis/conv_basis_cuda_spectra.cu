@@ -43,10 +43,17 @@ __device__ __forceinline__ void store_pair(T* p, float2 x, bool both) {
   }
 }
 
-// Values in units of 2^40; or, with `factor`, rows of the gradient times it.
+// A head's multipliers of the two channels of a column.
+__device__ __forceinline__ float2 multipliers(const Geometry& g, const float* times, int u, int column,
+                                              float otherwise) {
+  if (!times) return {otherwise, otherwise};
+  return reinterpret_cast<const float2*>(times)[int64_t(u) * g.columns + column];
+}
+
+// Values; or, with `factor`, rows of the gradient times it.
 template <bool Even, bool Gradient, class T>
-__global__ void __maxnreg__(80)
-    to_spectra_kernel(Geometry g, const T* rows, const float* factor, bool by_cell, float2* spectra) {
+__global__ void __maxnreg__(80) to_spectra_kernel(Geometry g, const T* rows, const float* factor, const float* times,
+                                                  bool by_cell, float2* spectra) {
   extern __shared__ float2 x[];
   int u = blockIdx.z, block = blockIdx.y, blocks = gridDim.y;
   Span s(g, u, block, by_cell);
@@ -56,6 +63,7 @@ __global__ void __maxnreg__(80)
   const T* p = rows + (Gradient ? g.output(u, s.origin) : g.value(u, s.origin)) + 2 * column;
   int stride = (Gradient ? g.H : g.Hkv) * g.Dv;
   bool inside = 2 * column < g.Dv, both = 2 * column + 1 < g.Dv;
+  float2 unit = multipliers(g, times, u, column, Gradient ? 1.0f : 1 / kUnit);
   const float* by = factor + int64_t(u) * g.T + s.origin;
   float2* out = spectra + g.spectrum(u, 0, blocks, block) + column;
   int64_t step = int64_t(blocks) * g.columns;
@@ -64,15 +72,15 @@ __global__ void __maxnreg__(80)
       [&](int i) -> float2 {
         if (i < begin || i >= end || !inside) return {0, 0};
         float2 v = load_pair<Even>(p + int64_t(i) * stride, both);
-        float scale = Gradient ? by[i] : 1 / kUnit;
-        return {scale * v.x, scale * v.y};
+        float scale = Gradient ? by[i] : 1.0f;
+        return {scale * v.x * unit.x, scale * v.y * unit.y};
       },
       [&](int place, float2 v) { out[place * step] = v; });
 }
 
 // f32 rows [u][T][2 columns].
 __global__ void __maxnreg__(80)
-    to_rows_kernel(Geometry g, const float2* spectra, bool by_cell, bool add, float2* rows) {
+    to_rows_kernel(Geometry g, const float2* spectra, const float* times, bool by_cell, bool add, float2* rows) {
   extern __shared__ float2 x[];
   int u = blockIdx.z, block = blockIdx.y, blocks = gridDim.y, column = blockIdx.x * kColumns + threadIdx.x % kColumns;
   Span s(g, u, block, by_cell);
@@ -80,6 +88,7 @@ __global__ void __maxnreg__(80)
   const float2* in = spectra + g.spectrum(u, 0, blocks, block) + column;
   int64_t step = int64_t(blocks) * g.columns;
   float scale = 1.0f / float(g.places());
+  float2 unit = multipliers(g, times, u, column, 1);
   F::inverse<true>(
       x, g.twiddles, g.log, [&](int place) { return in[place * step]; },
       [&](int i, float2 v) {
@@ -87,7 +96,7 @@ __global__ void __maxnreg__(80)
         if (at < s.begin || at >= s.end) return;
         float2* out = rows + (int64_t(u) * g.T + at) * g.columns + column;
         float2 before = add ? *out : float2{0, 0};
-        *out = {before.x + scale * v.x, before.y + scale * v.y};
+        *out = {before.x + scale * v.x * unit.x, before.y + scale * v.y * unit.y};
       });
 }
 
@@ -95,7 +104,7 @@ __global__ void __maxnreg__(80)
 // [u][T][2 columns] up to groups.stop.
 template <bool Even, bool Keys, class T>
 __global__ void __maxnreg__(80) to_values_kernel(Geometry g, const float2* spectra, const float* factor,
-                                                 const float2* extra, Groups groups, T* values) {
+                                                 const float* times, const float2* extra, Groups groups, T* values) {
   extern __shared__ float2 x[];
   int u = blockIdx.z, block = blockIdx.y, blocks = gridDim.y, column = blockIdx.x * kColumns + threadIdx.x % kColumns;
   Span s(g, u, block, Keys);
@@ -104,6 +113,7 @@ __global__ void __maxnreg__(80) to_values_kernel(Geometry g, const float2* spect
   int64_t step = int64_t(blocks) * g.columns;
   bool inside = 2 * column < g.Dv, both = 2 * column + 1 < g.Dv;
   float scale = 1.0f / float(g.places());
+  float2 unit = multipliers(g, times, u, column, Keys ? 1.0f : kUnit);
   T* out = values + (Keys ? g.value(u, s.origin) : g.output(u, s.origin)) + 2 * column;
   int stride = (Keys ? g.Hkv : g.H) * g.Dv;
   const float* by = factor + int64_t(u) * g.T + s.origin;
@@ -116,10 +126,10 @@ __global__ void __maxnreg__(80) to_values_kernel(Geometry g, const float2* spect
         if (at < s.begin || at >= s.end || !inside) return;
         if constexpr (Keys) {
           float2 added = at < stop && at < keys ? more[int64_t(i) * g.columns] : float2{0, 0};
-          v = at < keys ? float2{scale * v.x + added.x, scale * v.y + added.y} : float2{0, 0};
+          v = at < keys ? float2{scale * v.x * unit.x + added.x, scale * v.y * unit.y + added.y} : float2{0, 0};
           store_pair<Even>(out + int64_t(i) * stride, v, both);
         } else if (by[i] != 0) {
-          store_pair<Even>(out + int64_t(i) * stride, float2{by[i] * v.x, by[i] * v.y}, both);
+          store_pair<Even>(out + int64_t(i) * stride, float2{by[i] * v.x * unit.x, by[i] * v.y * unit.y}, both);
         }
       });
 }
@@ -137,38 +147,45 @@ bool even(const Geometry& g, const T* p) {
 }  // namespace
 
 template <class T>
-void values_to_spectra(const Geometry& g, const T* v, bool by_cell, float2* spectra, Device device) {
+void values_to_spectra(const Geometry& g, const T* v, const float* times, bool by_cell, float2* spectra,
+                       Device device) {
   auto kernel = even(g, v) ? to_spectra_kernel<true, false, T> : to_spectra_kernel<false, false, T>;
-  launch_shared(kernel, device, grid_of(g, by_cell), fft_threads(g), shared_of(g), g, v, nullptr, by_cell, spectra);
+  launch_shared(kernel, device, grid_of(g, by_cell), fft_threads(g), shared_of(g), g, v, nullptr, times, by_cell,
+                spectra);
 }
 template <class T>
-void gradient_to_spectra(const Geometry& g, const T* dout, const float* factor, bool by_cell, float2* spectra,
-                         Device device) {
+void gradient_to_spectra(const Geometry& g, const T* dout, const float* factor, const float* times, bool by_cell,
+                         float2* spectra, Device device) {
   auto kernel = even(g, dout) ? to_spectra_kernel<true, true, T> : to_spectra_kernel<false, true, T>;
-  launch_shared(kernel, device, grid_of(g, by_cell), fft_threads(g), shared_of(g), g, dout, factor, by_cell, spectra);
+  launch_shared(kernel, device, grid_of(g, by_cell), fft_threads(g), shared_of(g), g, dout, factor, times, by_cell,
+                spectra);
 }
-void spectra_to_rows(const Geometry& g, const float2* spectra, bool by_cell, bool add, float* rows, Device device) {
-  launch_shared(to_rows_kernel, device, grid_of(g, by_cell), fft_threads(g), shared_of(g), g, spectra, by_cell, add,
-                reinterpret_cast<float2*>(rows));
+void spectra_to_rows(const Geometry& g, const float2* spectra, const float* times, bool by_cell, bool add, float* rows,
+                     Device device) {
+  launch_shared(to_rows_kernel, device, grid_of(g, by_cell), fft_threads(g), shared_of(g), g, spectra, times, by_cell,
+                add, reinterpret_cast<float2*>(rows));
 }
 template <class T>
-void spectra_to_output(const Geometry& g, const float2* spectra, const float* factor, T* o, Device device) {
+void spectra_to_output(const Geometry& g, const float2* spectra, const float* factor, const float* times, T* o,
+                       Device device) {
   auto kernel = even(g, o) ? to_values_kernel<true, false, T> : to_values_kernel<false, false, T>;
-  launch_shared(kernel, device, grid_of(g, false), fft_threads(g), shared_of(g), g, spectra, factor, nullptr, Groups{},
-                o);
+  launch_shared(kernel, device, grid_of(g, false), fft_threads(g), shared_of(g), g, spectra, factor, times, nullptr,
+                Groups{}, o);
 }
 template <class T>
-void spectra_to_value_gradient(const Geometry& g, const float2* spectra, const RowGradients& d, T* dv, Device device) {
+void spectra_to_value_gradient(const Geometry& g, const float2* spectra, const float* times, const RowGradients& d,
+                               T* dv, Device device) {
   auto kernel = even(g, dv) ? to_values_kernel<true, true, T> : to_values_kernel<false, true, T>;
-  launch_shared(kernel, device, grid_of(g, true), fft_threads(g), shared_of(g), g, spectra, nullptr,
+  launch_shared(kernel, device, grid_of(g, true), fft_threads(g), shared_of(g), g, spectra, nullptr, times,
                 reinterpret_cast<const float2*>(d.dv), d.groups, dv);
 }
 
-#define INSTANTIATE(T)                                                                               \
-  template void values_to_spectra(const Geometry&, const T*, bool, float2*, Device);                 \
-  template void gradient_to_spectra(const Geometry&, const T*, const float*, bool, float2*, Device); \
-  template void spectra_to_output(const Geometry&, const float2*, const float*, T*, Device);         \
-  template void spectra_to_value_gradient(const Geometry&, const float2*, const RowGradients&, T*, Device);
+#define INSTANTIATE(T)                                                                                             \
+  template void values_to_spectra(const Geometry&, const T*, const float*, bool, float2*, Device);                 \
+  template void gradient_to_spectra(const Geometry&, const T*, const float*, const float*, bool, float2*, Device); \
+  template void spectra_to_output(const Geometry&, const float2*, const float*, const float*, T*, Device);         \
+  template void spectra_to_value_gradient(const Geometry&, const float2*, const float*, const RowGradients&, T*,   \
+                                          Device);
 INSTANTIATE(float)
 INSTANTIATE(bf16)
 INSTANTIATE(f16)

@@ -25,14 +25,18 @@ __global__ void __launch_bounds__(kThreads)
 
 __global__ void units_kernel(Geometry g, const float* largest, int smallest, Units out) {
   int u = blockIdx.x;
+  float all = 0;
   for (int c = threadIdx.x; c < 2 * g.columns; c += kThreads) {
     float top = 0;
     for (int t = 0; t < g.tiles; ++t) top = fmaxf(top, largest[(int64_t(u) * g.tiles + t) * 2 * g.columns + c]);
+    all = fmaxf(all, top);
     int exponent = top == 0 || !isfinite(top) ? 0 : min(max(ilogbf(top), smallest), 120);
     int64_t at = int64_t(u) * 2 * g.columns + c;
     out.unit[at] = ldexpf(1, exponent), out.inverse[at] = ldexpf(1, -exponent);
     out.shared[at] = ldexpf(1, exponent) / kUnit;
   }
+  all = block_reduce<Max, kThreads>(all);
+  if (threadIdx.x == 0) out.small[u] = all < 0x1p107f ? 1.0f : kSmall;
 }
 
 // excess[u][T]: how much larger than what a row has seen in a channel, at worst, is what its tile transforms with it. A

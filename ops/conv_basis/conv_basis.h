@@ -64,8 +64,8 @@ int64_t uniform_segment(const ConvBasisOptions& o, int64_t T);
 int64_t choose_tile(const ConvBasisOptions& o, int64_t T, int64_t segments);
 
 // o [B,rows,H,Dv]; lse [B,H,T] in f32 (f64 for f64): log of the sum of exp of a row's logits, -inf where it sees no
-// key; direct [B,H,T] u8: odd for rows that do not go through the FFT; other bits are the kernel's own. lse and direct are
-// written only when rows = 0.
+// key; direct [B,H,T] u8: odd for rows that do not go through the FFT; other bits are the kernel's own. lse and direct
+// are written only when rows = 0.
 inline constinit KernelTable<void(const Tensor& q, const Tensor& k, const Tensor& v, const ConvBasisOptions&,
                                   const Tensor& o, const Tensor& lse, const Tensor& direct)>
     conv_basis_forward{"conv_basis_attention"};

@@ -69,7 +69,9 @@ __global__ void __launch_bounds__(kThreads)
     T* turned = reinterpret_cast<T*>(shared_memory) + threadIdx.x / 32 * c;
     in.store(turned, c);
     __syncwarp();
-    R::each(c, [&](int i, int j) { in.v[i].v[j] = turned[order[R::column(i) + j]]; });
+    Row<int32_t, W, Passes> from;
+    from.load(order, c);
+    R::each(c, [&](int i, int j) { in.v[i].v[j] = turned[from.v[i].v[j]]; });
   }
   in.store(y + at, c);
 }
@@ -109,8 +111,10 @@ __global__ void __launch_bounds__(kBackwardThreads)
     if constexpr (Ordered) {
       T* turned = reinterpret_cast<T*>(reinterpret_cast<char*>(shared_memory) + RowBuffers<T, W, Passes>::kBytes);
       turned += warp * c;
+      Row<int32_t, W, Passes> into;
+      into.load(order, c);
       __syncwarp();  // the row before has been read
-      R::each(c, [&](int i, int j) { turned[order[R::column(i) + j]] = d.v[i].v[j]; });
+      R::each(c, [&](int i, int j) { turned[into.v[i].v[j]] = d.v[i].v[j]; });
       __syncwarp();
       d.load(turned, c);
     }
@@ -222,6 +226,12 @@ __global__ void __launch_bounds__(1024)
   if (j >= c && dbias) dbias[j - c] = total;
 }
 
+// Whether W indices may be read at once.
+template <int W>
+bool whole_vectors(const int32_t* order) {
+  return reinterpret_cast<uintptr_t>(order) % alignof(Vec<int32_t, W>) == 0;
+}
+
 // run(std::integral_constant<int, Passes>) with the fewest vectors of W a lane that hold a row, or false.
 template <int W, class Run>
 bool with_passes(int64_t c, Run run) {
@@ -246,7 +256,7 @@ void forward(const Tensor& x, const Tensor& residual, const Tensor& weight, cons
   const T *in = x.data<T>(), *r = pointer<T>(residual), *w = weight.data<T>(), *b = pointer<T>(bias);
   T *out = y.data<T>(), *s = pointer<T>(sum);
   const int32_t* order = pointer<int32_t>(a.order);
-  if (aligned16<T>(c, {in, r, w, b, out, s}) && with_passes<W>(c, [&](auto passes) {
+  if (whole_vectors<W>(order) && aligned16<T>(c, {in, r, w, b, out, s}) && with_passes<W>(c, [&](auto passes) {
         constexpr int kPasses = decltype(passes)::value;
         auto kernel = order ? forward_kernel<T, W, kPasses, Rms, true> : forward_kernel<T, W, kPasses, Rms, false>;
         launch_shared(kernel, x.device(), dim3(unsigned(ceil_div(n, kWarps))), kThreads,
@@ -269,7 +279,7 @@ void backward(const Tensor& x, const Tensor& weight, const Tensor& mean, const T
   T* out = dx.data<T>();
   Tensor partials;
   if (dweight || dbias) partials = Tensor::empty({blocks, 2, c}, dtype_of<A>(), x.device());
-  bool done = aligned16<T>(c, {in, w, d, s, out}) && with_passes<W>(c, [&](auto passes) {
+  bool done = whole_vectors<W>(channels) && aligned16<T>(c, {in, w, d, s, out}) && with_passes<W>(c, [&](auto passes) {
                 constexpr int kPasses = decltype(passes)::value;
                 size_t rows = RowBuffers<T, W, kPasses>::kBytes + (order ? size_t(kBackwardWarps * c) * sizeof(T) : 0);
                 auto kernel =

@@ -28,7 +28,7 @@ bool forward_hopper_fits(const Tensor& x, const Tensor& c, int64_t dh) {
 template <class T>
 void forward_typed(const Tensor& x, const Tensor& c, const Tensor& y, int64_t dh, bool slice_in_front) {
   int64_t m = x.size(0), d = x.size(1), n = c.size(0);
-  ForwardPlan plan = plan_forward(int(ceil_div(d - dh, kTileK)), int(ceil_div(n, kTileN)));
+  ForwardPlan plan = plan_forward(int(ceil_div(d - dh, kTileK)));
   forward_planned<T>(x.data<T>(), c.data<T>(), y.data<T>(), m, n, d, dh, slice_in_front, plan,
                      multiprocessors_of(x.device()), cuda_stream(x.device()));
 }

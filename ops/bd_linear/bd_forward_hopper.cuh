@@ -5,10 +5,9 @@
 // What keeps the tensor cores busy although the reduction is short (6 steps of 64 at d = 512):
 // - the second warpgroup runs `skew` steps behind the first, so that each one's epilogue hides behind the other's
 //   products: both share every tile of C, unlike in the usual ping-pong, so shared memory is filled half as often;
-// - where X's 128 rows fit beside a ring of C's tiles (`resident`), they stay while the block walks along the columns;
-// - a thread keeps its share of the slice X[:, S] in registers for as long as the rows stay, fetches the next while it
-//   multiplies, and its accumulators start as the slice: the epilogue only rounds and stores. What it costs counts:
-//   while the other warpgroup multiplies, its accumulators take most of the register file's bandwidth;
+// - a thread fetches its share of the slice X[:, S] while it multiplies, and its accumulators start as the slice: the
+//   epilogue only rounds and stores. What it costs counts: while the other warpgroup multiplies, its accumulators take
+//   most of the register file's bandwidth;
 // - C's rows are permuted within groups of 32 on their way to shared memory (by the tensor map: column 8q + 2j + e of Y
 //   goes to row 8j + 2q + e), so that a thread's accumulators are 8 adjacent columns: stores are 16 bytes wide and need
 //   no staging.
@@ -30,9 +29,10 @@ constexpr int kTileA = kTileM * kTileK * 2, kTileB = kTileN * kTileK * 2;  // by
 constexpr int kPingTileA = 64 * kTileK * 2;                                // rows of one warpgroup
 constexpr int kSharedBytes = 227 * 1024;
 constexpr int kMaxSlots = 8;
-constexpr int kPingSteps = 6;
 
-// Tiles of X in flight in bd_forward_pingpong.cuh: as many as fit that divide the steps of two tiles.
+// bd_forward_pingpong.cuh: the numbers of steps (k_tiles) that it takes, and how many tiles of X are in flight then: as
+// many as fit that divide the steps of two tiles.
+constexpr bool takes_turns(int k_tiles) { return k_tiles >= 3 && k_tiles <= 6; }
 constexpr int ping_slots(int steps) {
   int slots = std::min((kSharedBytes - 2048 - kTileB * steps) / kPingTileA, kMaxSlots);
   while (2 * steps % slots) --slots;
@@ -41,11 +41,9 @@ constexpr int ping_slots(int steps) {
 
 // Tuning choices; `plan_forward` makes them.
 struct ForwardPlan {
-  int stages = 4;         // tiles of C in flight
-  bool resident = false;  // X's rows stay in shared memory: k_tiles <= kMaxSlots
-  bool runs = false;      // a cluster's tiles are one contiguous run along the columns, not every so-manieth
+  int stages = 4;         // tiles in flight
   int skew = 1;           // steps of the second warpgroup behind the first; 0: none
-  bool pingpong = false;  // the kernel of bd_forward_pingpong.cuh: k_tiles == kPingSteps; the others do not count
+  bool pingpong = false;  // the kernel of bd_forward_pingpong.cuh, where takes_turns(k_tiles); the others do not count
 };
 
 struct ForwardArgs {
@@ -56,16 +54,6 @@ struct ForwardArgs {
   int row_tiles;  // of the ping-pong kernel, 64 rows each
   ForwardPlan plan;
 };
-
-struct TileRange {  // of a cluster, over row_pairs x column_tiles, columns fastest
-  int begin, end, step;
-};
-__device__ __forceinline__ TileRange tiles_of_cluster(const ForwardArgs& args) {
-  int clusters = gridDim.x / 2, cluster = blockIdx.x / 2;
-  int64_t tiles = int64_t(args.row_pairs) * args.column_tiles;
-  if (!args.plan.runs) return {cluster, int(tiles), clusters};
-  return {int(tiles * cluster / clusters), int(tiles * (cluster + 1) / clusters), 1};
-}
 
 template <class T>
 __device__ __forceinline__ void unpack(uint32_t packed, float& low, float& high) {
@@ -88,32 +76,29 @@ __device__ __forceinline__ uint32_t pack(float low, float high) {
   return packed;
 }
 
-// The copying thread: A's tiles where the rows change, half of every tile of B for both blocks of the cluster.
+// A cluster's tiles, over row_pairs x column_tiles (columns fastest): every so-manieth.
+struct Tiles {
+  int begin, end, step;
+  __device__ __forceinline__ explicit Tiles(const ForwardArgs& args)
+      : begin(int(blockIdx.x / 2)), end(args.row_pairs * args.column_tiles), step(int(gridDim.x / 2)) {}
+};
+
+// The copying thread: A's tiles, half of every tile of B for both blocks of the cluster.
 __device__ __forceinline__ void forward_copies(const ForwardArgs& args, uint32_t a, uint32_t b, uint32_t full,
-                                               uint32_t empty, uint32_t a_full, uint32_t a_empty) {
-  const ForwardPlan& plan = args.plan;
-  TileRange range = tiles_of_cluster(args);
-  int rank = cluster_rank(), slot = 0, rows = -1;
-  uint32_t phase = 1, a_phase = 1;
-  for (int tile = range.begin; tile < range.end; tile += range.step) {
+                                               uint32_t empty) {
+  Tiles tiles(args);
+  int rank = cluster_rank(), slot = 0;
+  uint32_t phase = 1;
+  for (int tile = tiles.begin; tile < tiles.end; tile += tiles.step) {
     int pair = tile / args.column_tiles, column = tile % args.column_tiles;
-    bool new_rows = pair != rows;
-    rows = pair;
     for (int k = 0; k < args.k_tiles; ++k) {
       wait(empty + 8 * slot, phase);
-      arrive_expect(full + 8 * slot, kTileB + (plan.resident ? 0 : kTileA));
-      if (!plan.resident)
-        copy_2d(a + kTileA * slot, &args.x, full + 8 * slot, k * kTileK, (2 * pair + rank) * kTileM);
-      else if (new_rows) {
-        wait(a_empty + 8 * k, a_phase);
-        arrive_expect(a_full + 8 * k, kTileA);
-        copy_2d(a + kTileA * k, &args.x, a_full + 8 * k, k * kTileK, (2 * pair + rank) * kTileM);
-      }
+      arrive_expect(full + 8 * slot, kTileB + kTileA);
+      copy_2d(a + kTileA * slot, &args.x, full + 8 * slot, k * kTileK, (2 * pair + rank) * kTileM);
       copy_5d(b + kTileB * slot + kTileB / 2 * rank, &args.c, full + 8 * slot, k * kTileK,
               column * (kTileN / 32) + kTileN / 64 * rank, 3);
-      if (++slot == plan.stages) slot = 0, phase ^= 1;
+      if (++slot == args.plan.stages) slot = 0, phase ^= 1;
     }
-    if (new_rows) a_phase ^= 1;
   }
 }
 
@@ -168,31 +153,26 @@ __device__ __forceinline__ void load_slice(uint4 (&slice)[Groups][2], const Forw
 // One warpgroup: its 64 rows of every tile. Groups = dh / 32: how many groups of 32 columns until the slice repeats.
 template <class T, int Groups>
 __device__ __forceinline__ void forward_products(const ForwardArgs& args, int group, uint32_t a, uint32_t b,
-                                                 uint32_t full, uint32_t empty, uint32_t a_full, uint32_t a_empty) {
+                                                 uint32_t full, uint32_t empty) {
   const ForwardPlan& plan = args.plan;
-  TileRange range = tiles_of_cluster(args);
-  int lane = threadIdx.x % 32, warp = threadIdx.x % 128 / 32, quad = lane % 4;
-  int slot = 0, rows = -1;
-  uint32_t phase = 0, a_phase = 1;
+  Tiles tiles(args);
+  int lane = threadIdx.x % 32, warp = threadIdx.x % 128 / 32, quad = lane % 4, slot = 0;
+  uint32_t phase = 0;
   uint4 slice[Groups][2] = {};
   float acc[kTileN / 2];
   T* y = static_cast<T*>(args.y);
-  auto row_of = [&](int pair) { return (2 * pair + int(cluster_rank())) * kTileM + 64 * group + 16 * warp + lane / 4; };
-  if (range.begin < range.end) load_slice<T>(slice, args, row_of(range.begin / args.column_tiles));
-  for (int tile = range.begin; tile < range.end; tile += range.step) {
-    int pair = tile / args.column_tiles, column = tile % args.column_tiles;
-    int row = row_of(pair), next = tile + range.step;
-    bool new_rows = pair != rows, last_of_rows = next >= range.end || next / args.column_tiles != pair;
-    rows = pair;
-    if (new_rows) a_phase ^= 1;
+  auto row_of = [&](int tile) {
+    return (2 * (tile / args.column_tiles) + int(cluster_rank())) * kTileM + 64 * group + 16 * warp + lane / 4;
+  };
+  if (tiles.begin < tiles.end) load_slice<T>(slice, args, row_of(tiles.begin));
+  for (int tile = tiles.begin; tile < tiles.end; tile += tiles.step) {
+    int row = row_of(tile), next = tile + tiles.step;
     start_from<T>(acc, slice);
-    if (last_of_rows && next < range.end) load_slice<T>(slice, args, row_of(next / args.column_tiles));
+    if (next < tiles.end) load_slice<T>(slice, args, row_of(next));
     if (group == 1 && plan.skew) named_sync(1, 256);
     for (int k = 0; k < args.k_tiles; ++k) {
-      if (plan.resident && new_rows) wait(a_full + 8 * k, a_phase);
       wait(full + 8 * slot, phase);
-      uint64_t x = operand(a + kTileA * (plan.resident ? k : slot) + kTileA / 2 * group, 16, 1024);
-      uint64_t c = operand(b + kTileB * slot, 16, 1024);
+      uint64_t x = operand(a + kTileA * slot + kTileA / 2 * group, 16, 1024), c = operand(b + kTileB * slot, 16, 1024);
       wgmma_fence();
 #pragma unroll
       for (int i = 0; i < kTileK / 16; ++i) wgmma<T, kTileN, 0>(acc, x + 2 * i, c + 2 * i, true);
@@ -201,14 +181,12 @@ __device__ __forceinline__ void forward_products(const ForwardArgs& args, int gr
       if (k > 0) {  // the step before has finished: its tiles are free
         wgmma_wait<1>();
         release(empty + 8 * (slot ? slot - 1 : plan.stages - 1));
-        if (plan.resident && last_of_rows && lane == 0) arrive(a_empty + 8 * (k - 1));
       }
       if (++slot == plan.stages) slot = 0, phase ^= 1;
     }
     wgmma_wait<0>();
     release(empty + 8 * (slot ? slot - 1 : plan.stages - 1));
-    if (plan.resident && last_of_rows && lane == 0) arrive(a_empty + 8 * (args.k_tiles - 1));
-    int first = column * kTileN, top = row - lane / 4;
+    int first = tile % args.column_tiles * kTileN, top = row - lane / 4;
     T* to = y + int64_t(row) * args.n + first + 8 * quad;
     if (top + 16 <= args.m && first + kTileN <= args.n)
       store<T, true>(acc, to, args.n, 16, kTileN);
@@ -220,17 +198,13 @@ __device__ __forceinline__ void forward_products(const ForwardArgs& args, int gr
 template <class T, int Groups>
 __global__ void __cluster_dims__(2) __launch_bounds__(384, 1) forward_kernel(const __grid_constant__ ForwardArgs args) {
   extern __shared__ uint8_t dynamic[];
-  __shared__ uint64_t barriers[4][kMaxSlots];
-  uint32_t a = (shared_address(dynamic) + 1023) / 1024 * 1024;
-  uint32_t b = a + kTileA * (args.plan.resident ? args.k_tiles : args.plan.stages);
+  __shared__ uint64_t barriers[2][kMaxSlots];
+  uint32_t a = (shared_address(dynamic) + 1023) / 1024 * 1024, b = a + kTileA * args.plan.stages;
   uint32_t full = shared_address(barriers[0]), empty = shared_address(barriers[1]);
-  uint32_t a_full = shared_address(barriers[2]), a_empty = shared_address(barriers[3]);
   if (threadIdx.x == 0) {
     for (int i = 0; i < kMaxSlots; ++i) {
       barrier_init(full + 8 * i, 1);
       barrier_init(empty + 8 * i, 16);  // the consuming warps of both blocks
-      barrier_init(a_full + 8 * i, 1);
-      barrier_init(a_empty + 8 * i, 8);
     }
     fence_barrier_init();
   }
@@ -238,24 +212,17 @@ __global__ void __cluster_dims__(2) __launch_bounds__(384, 1) forward_kernel(con
   int group = int(threadIdx.x / 128) - 1;
   if (group < 0) {
     give_registers<40>();
-    if (threadIdx.x == 0) forward_copies(args, a, b, full, empty, a_full, a_empty);
+    if (threadIdx.x == 0) forward_copies(args, a, b, full, empty);
   } else {
     take_registers<232>();
-    forward_products<T, Groups>(args, group, a, b, full, empty, a_full, a_empty);
+    forward_products<T, Groups>(args, group, a, b, full, empty);
   }
   cluster_sync();  // no block may leave while its neighbour still copies or arrives here
 }
 
 // How the kernel should run for this problem; see the table in README.md.
-inline ForwardPlan plan_forward(int k_tiles, int column_tiles) {
-  ForwardPlan plan;
-  plan.resident = k_tiles <= 6 && column_tiles >= 4;
-  plan.runs = plan.resident;
-  plan.skew = plan.resident ? 2 : 1;
-  int room = kSharedBytes - 2048;
-  plan.pingpong = k_tiles == kPingSteps;
-  plan.stages = std::min(plan.resident ? (room - kTileA * k_tiles) / kTileB : room / (kTileA + kTileB), kMaxSlots);
-  return plan;
+inline ForwardPlan plan_forward(int k_tiles) {
+  return {.stages = (kSharedBytes - 2048) / (kTileA + kTileB), .pingpong = takes_turns(k_tiles)};
 }
 
 // Whether the kernel takes this shape. Pointers must be multiples of 16 bytes.
@@ -280,7 +247,7 @@ void forward_hopper(const T* x, const T* c, T* y, int64_t m, int64_t n, int64_t 
   // The second warpgroup holds stages back: without enough steps, its barrier could be arrived at twice.
   args.plan.skew = args.k_tiles + plan.skew > plan.stages && plan.skew < plan.stages ? plan.skew : 0;
   auto kernel = dh == 32 ? forward_kernel<T, 1> : dh == 64 ? forward_kernel<T, 2> : forward_kernel<T, 4>;
-  int shared = 1024 + kTileB * plan.stages + kTileA * (plan.resident ? args.k_tiles : plan.stages);
+  int shared = 1024 + (kTileA + kTileB) * plan.stages;
   CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
   int clusters = std::min<int64_t>(multiprocessors / 2, int64_t(args.row_pairs) * args.column_tiles);
   kernel<<<2 * clusters, 384, shared, stream>>>(args);

@@ -1,11 +1,10 @@
-// The BD projection's forward where 256 columns of C just fit in shared memory (320 < k <= 384, as at d = 512 and heads
-// of 128): ping-pong.
+// The BD projection's forward where 256 columns of C fit in shared memory (128 < d - dh <= 384): ping-pong.
 //
 // A block keeps 256 columns of C and walks down the rows. Its two warpgroups take tiles of 64 x 256 of Y in turns: one
 // multiplies alone, the other rounds, stores and begins its next tile with the slice. So an epilogue may take as long
-// as the products of a tile (3072 cycles); in the kernel whose warpgroups share tiles of C (bd_forward_hopper.cuh) it
-// must end within `skew` steps. Only X streams, 16 bytes a cycle, so no cluster is needed and no block waits for
-// another.
+// as the products of a tile (3072 cycles at d - dh = 384); in the kernel whose warpgroups share tiles of C
+// (bd_forward_hopper.cuh) it must end within `skew` steps. Only X streams, 16 bytes a cycle, so no cluster is needed
+// and no block waits for another.
 #pragma once
 
 #include "ops/bd_linear/bd_forward_hopper.cuh"
@@ -159,12 +158,27 @@ void forward_planned(const T* x, const T* c, T* y, int64_t m, int64_t n, int64_t
   args.k_tiles = int((k + kTileK - 1) / kTileK);
   args.column_tiles = int((n + kTileN - 1) / kTileN);
   args.row_tiles = int((m + 63) / 64);
-  auto kernel = dh == 32   ? pingpong_kernel<T, 1, kPingSteps>
-                : dh == 64 ? pingpong_kernel<T, 2, kPingSteps>
-                           : pingpong_kernel<T, 4, kPingSteps>;
-  int shared = 1024 + kTileB * kPingSteps + kPingTileA * ping_slots(kPingSteps);
-  CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
-  kernel<<<ping_blocks(args.row_tiles, args.column_tiles, multiprocessors), 384, shared, stream>>>(args);
+  auto start = [&]<int Steps>() {
+    auto kernel = dh == 32   ? pingpong_kernel<T, 1, Steps>
+                  : dh == 64 ? pingpong_kernel<T, 2, Steps>
+                             : pingpong_kernel<T, 4, Steps>;
+    int shared = 1024 + kTileB * Steps + kPingTileA * ping_slots(Steps);
+    CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
+    kernel<<<ping_blocks(args.row_tiles, args.column_tiles, multiprocessors), 384, shared, stream>>>(args);
+  };
+  switch (args.k_tiles) {
+    case 3:
+      start.template operator()<3>();
+      break;
+    case 4:
+      start.template operator()<4>();
+      break;
+    case 5:
+      start.template operator()<5>();
+      break;
+    default:
+      start.template operator()<6>();
+  }
   CUDA_CHECK(cudaGetLastError());
 }
 

@@ -208,23 +208,13 @@ int best_algorithm(const Gemm& gemm, const std::function<void(int set, int algo)
 }
 
 std::string name_of(const ForwardPlan& p) {
-  char text[80];
-  if (p.pingpong) return "ping-pong";
-  snprintf(text, sizeof text, "%s %s skew %d stages %d", p.resident ? "resident" : "stream",
-           p.runs ? "runs" : "strided", p.skew, p.stages);
-  return text;
+  return p.pingpong ? "ping-pong" : "shared C, skew " + std::to_string(p.skew);
 }
 std::vector<ForwardPlan> plans(const Shape& s) {
-  std::vector<ForwardPlan> list;
   int k_tiles = int((s.k() + 63) / 64);
-  if (k_tiles == kPingSteps) list.push_back(ForwardPlan{.pingpong = true});
-  for (bool resident : {false, true})
-    for (bool runs : {false, true})
-      for (int skew : {0, 1, 2}) {
-        if ((resident && k_tiles > 7) || (runs && !resident)) continue;
-        int room = (kSharedBytes - 2048 - (resident ? k_tiles * kTileA : 0)) / (kTileB + (resident ? 0 : kTileA));
-        list.push_back(ForwardPlan{std::min(room, kMaxSlots), resident, runs, skew});
-      }
+  std::vector<ForwardPlan> list;
+  if (takes_turns(k_tiles)) list.push_back({.pingpong = true});
+  for (int skew : {0, 1, 2}) list.push_back({.stages = plan_forward(k_tiles).stages, .skew = skew});
   return list;
 }
 
@@ -283,7 +273,8 @@ void check() {
   std::vector<Shape> shapes = {{300, 192, 3, 64, true},    {300, 192, 5, 64, false},   {1000, 512, 7, 128, true},
                                {257, 520, 16, 128, false}, {4096, 512, 16, 128, true}, {777, 96, 9, 32, false},
                                {2000, 768, 12, 64, true},  {40, 1024, 16, 64, false},  {5000, 448, 40, 64, true},
-                               {200, 512, 300, 128, true}, {70, 448, 600, 64, false},  {60, 416, 1300, 32, true}};
+                               {200, 512, 300, 128, true}, {70, 448, 600, 64, false},  {60, 416, 1300, 32, true},
+                               {3000, 384, 40, 64, true},  {500, 320, 90, 64, false},  {900, 384, 33, 128, true}};
   for (const Shape& s : shapes) {
     Data<T> data(s, 1);
     for (auto plan : plans(s)) report(s, "forward " + name_of(plan), run_forward_check(s, data, plan));
@@ -325,7 +316,7 @@ void bench(const Shape& s, bool forward, bool backward) {
     auto run_dense = [&](int i, int a) { dense.run(t.w[i]->p, t.x[i]->p, t.y[i]->p, a); };
     auto run_rest = [&](int i, int a) { rest.run(t.c[i]->p, t.x[i]->p + r0, t.y[i]->p, a); };
     int a = best_algorithm(dense, run_dense), b = best_algorithm(rest, run_rest);
-    ForwardPlan chosen = plan_forward(int((k + 63) / 64), int((n + 255) / 256));
+    ForwardPlan chosen = plan_forward(int((k + 63) / 64));
     printf("  forward; chosen: %s, error %s\n", name_of(chosen).c_str(), run_forward_check(s, t, chosen).c_str());
     std::vector<Candidate> list{{"cuBLAS on R alone", [=](int i) { run_rest(i, b); }}};
     for (auto plan : plans(s))

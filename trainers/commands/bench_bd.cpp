@@ -47,11 +47,8 @@ Json measure(const Projection& p, int64_t repeats, core::Device device, core::DT
 void bench_bd(const BdBench& o, core::Device device, core::DType dtype) {
   std::vector<Projection> shapes{{256, 512, 16, 128}, {1024, 768, 12, 64}};
   if (device.is_cuda())
-    shapes = {{16384, 512, 128, 128},
-              {16384, 512, 16, 128},
-              {32768, 768, 12, 64},
-              {32768, 1024, 16, 64},
-              {16384, 2048, 16, 128}};
+    shapes = {{16384, 512, 128, 128}, {65536, 512, 128, 128}, {16384, 512, 16, 128},
+              {32768, 768, 12, 64},   {32768, 1024, 16, 64},  {16384, 2048, 16, 128}};
   Json all = Json::array();
   if (!o.json)
     fmt::print("BD projection on {}/{}; medians of {}, ms and ratio to dense\n{:<26}{:<20}{:>20}{:>22}\n",

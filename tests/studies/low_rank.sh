@@ -34,21 +34,25 @@ for keep in $shares; do
   models+=("regauged-weighed-$keep")
 done
 
+perplexity() {  # RUN NAME: the line for the table
+  "$basis" eval "$1" data.val="$val" --window 256 --windows "${WINDOWS:-0}" 2>"$out/eval-$2.log" |
+    sed -E 's/.*perplexity ([0-9.]+),.* ([0-9]+) a second/\1 \2/' >"$out/eval-$2.txt"
+}
 for name in "${models[@]}"; do
   while [ "$(jobs -rp | wc -l)" -ge "$jobs" ]; do sleep 0.05; done
-  "$basis" train configs/finetune_gpt2_bd.yaml run.name="tuned-$name" run.out_dir="$out" train.init_from="$out/$name" \
-    data.train="$train" data.val="$val" eval.every=0 sample.tokens=1 "$@" >"$out/tune-$name.log" 2>&1 &
+  {
+    "$basis" train configs/finetune_gpt2_bd.yaml run.name="tuned-$name" run.out_dir="$out" train.init_from="$out/$name" \
+      data.train="$train" data.val="$val" eval.every=0 sample.tokens=1 "$@" >"$out/tune-$name.log" 2>&1
+    perplexity "$out/$name" "$name"
+  } &
 done
 wait
 
-perplexity() {
-  "$basis" eval "$1" data.val="$val" --window 256 2>"$out/eval.log" |
-    sed -E 's/.*perplexity ([0-9.]+),.* ([0-9]+) a second/\1 \2/'
-}
 printf '%-28s %10s %8s %10s %10s %12s\n' model parameters MiB before tuned tokens/s
 for name in "${models[@]}"; do
-  read -r before _ < <(perplexity "$out/$name")
-  read -r after speed < <(perplexity "$out/tuned-$name")
+  perplexity "$out/tuned-$name" "tuned-$name"  # one at a time: the speed counts
+  read -r before _ <"$out/eval-$name.txt"
+  read -r after speed <"$out/eval-tuned-$name.txt"
   log=$out/convert-$name.log
   [ -f "$log" ] || log=$out/convert-${name/-weighed/}.log
   read -r parameters mib < <(sed -nE 's/^parameters .* ([0-9]+), weights .* ([0-9.]+) MiB$/\1 \2/p' "$log")

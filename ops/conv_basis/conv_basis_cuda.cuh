@@ -221,7 +221,6 @@ template <class T>
 void last_rows(const Geometry& g, const T* q, const T* k, const T* v, int rows, T* o, Device device);
 
 // conv_basis_cuda_direct.cu
-void list_groups(const Geometry& g, const uint8_t* direct, const Groups& out, Device device);
 // What `direct` leaves to it, from the scores: rows' o and lse, and what edges add to them.
 template <class T>
 void direct_rows(const Geometry& g, const float* low, const float* up, const T* q, const T* k, const T* v,
@@ -235,6 +234,7 @@ template <class T>
 void direct_scores(const Geometry& g, const RowTensors<T>& x, const Triangle& t, const RowGradients& d, Device device);
 
 // conv_basis_cuda_pairs.cu
+void list_groups(const Geometry& g, const uint8_t* direct, const Groups& out, Device device);
 // delta and factor.
 template <class T>
 void gradient_rows(const Geometry& g, const RowTensors<T>& x, const float* shift, const RowGradients& d, Device device);

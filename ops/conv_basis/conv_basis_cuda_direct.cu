@@ -11,33 +11,6 @@ constexpr int kBlocks = 528;                   // of the grid: what an H200 runs
 constexpr int kMostSplits = 32;                // of a row's keys
 constexpr int kPartial = kSide * (kSide + 2);  // floats that one part leaves: sums, largest logit and mass of 64 rows
 
-// A block per head, 16 rows a thread at a time.
-__global__ void __launch_bounds__(1024) list_kernel(Geometry g, const uint8_t* direct, Groups out) {
-  __shared__ int warp_count[32];
-  int u = blockIdx.x, lane = threadIdx.x % 32, warp = threadIdx.x / 32, base = 0, stop = 0;
-  int* listed = const_cast<int*>(out.of(g, u));
-  for (int first = 0; first < g.T; first += kGroup * 1024) {
-    int at = first + int(threadIdx.x) * kGroup;
-    uint8_t bits = 0;
-#pragma unroll
-    for (int n = 0; n < kGroup; ++n) bits |= at + n < g.T ? direct[int64_t(u) * g.T + at + n] : 0;
-    if (bits) stop = at + kGroup;
-    bool on = bits & kWhole;
-    unsigned mask = __ballot_sync(0xffffffffu, on);
-    __syncthreads();
-    if (lane == 0) warp_count[warp] = __popc(mask);
-    __syncthreads();
-    int before = base + __popc(mask & ((1u << lane) - 1));
-    for (int w = 0; w < 32; ++w) {
-      if (w < warp) before += warp_count[w];
-      base += warp_count[w];
-    }
-    if (on) listed[before] = at / kGroup;
-  }
-  float last = block_reduce<Max, 1024>(float(stop));  // exact below 2^24 rows
-  if (threadIdx.x == 0) out.count[u] = base, out.stop[u] = int(last);
-}
-
 // Blocks of four groups of one head, and into how many parts the keys of each are split.
 struct Work {
   int blocks, splits;
@@ -64,7 +37,7 @@ struct Forward {
   const float* small;  // [u] or null
   T* o;
   float *lse, *partial;
-  bool four;  // channels may be read four at a time
+  bool aligned;  // rows of values
   __device__ float unit(int u) const { return small ? small[u] : kSmall; }
 };
 
@@ -73,8 +46,8 @@ template <bool Edges, bool Exact, class T>
 struct Block {
   const Geometry& g;
   const Forward<T>& x;
-  float* value;     // a tile in shared memory
-  int64_t* offset;  // [64] in shared memory
+  T* value;         // two tiles in shared memory, one read while the other arrives
+  int64_t* offset;  // [2][64] in shared memory
   int u;
   float small;                    // unit of probabilities
   int begin[2], end[2];           // this thread's two rows; their keys: none where nothing is to be done
@@ -117,30 +90,59 @@ struct Block {
         }
     }
   }
-  __device__ void step(int j0, int stop, int d0) {
+  // Keys [64 first, 64 last), before `stop`.
+  __device__ void run(int first, int last, int stop, int d0) {
+    int segment = -1;
+    auto load = [&](int step) {
+      int j0 = step * kSide, j = j0 + int(threadIdx.x), buffer = step % 2;
+      stage<kThreads>(g, x.aligned, value + buffer * kSide * kRowStride, kSide, d0,
+                      [&](int s) { return j0 + s < stop ? x.v + g.value(u, j0 + s) : nullptr; });
+      if (threadIdx.x >= kSide || j >= stop) return;
+      if (segment < 0) segment = g.segment_of(u, j);
+      while (segment + 1 < g.segments && g.start(u, segment + 1) <= j) ++segment;
+      offset[buffer * kSide + threadIdx.x] = int64_t(segment) * g.T + g.start(u, segment) - j;
+    };
+    __syncthreads();
+    if (first < last) load(first);
+    for (int step = first; step < last; ++step) {
+      wait_for_copies();
+      __syncthreads();
+      if (step + 1 < last) load(step + 1);
+      int j0 = step * kSide;
+      if (j0 < high_key && j0 + kSide > low_key)
+        add(j0, min(kSide, stop - j0), value + step % 2 * kSide * kRowStride, offset + step % 2 * kSide);
+    }
+  }
+  __device__ void add(int j0, int count, const T* value, const int64_t* offset) {
     int r = threadIdx.x % 32 / 4, c = threadIdx.x % 4;
-    __syncthreads();
-    stage<kThreads, T>(g, x.four, value, kSide, d0,
-                       [&](int s) { return j0 + s < stop ? x.v + g.value(u, j0 + s) : nullptr; });
-    if (threadIdx.x < kSide && j0 + threadIdx.x < stop) offset[threadIdx.x] = lower_offset(g, u, j0 + threadIdx.x);
-    __syncthreads();
-    if (j0 >= high_key || j0 + kSide <= low_key) return;
     const float *low = x.low + g.score_row(u, 0), *up = x.up ? x.up + g.score_row(u, 0) : nullptr;
+    bool all = g.window == 0 && count == kSide && offset[kSide - 1] == offset[0] - (kSide - 1);  // one segment
+#pragma unroll
+    for (int h = 0; h < 2; ++h) all = all && (end[h] == 0 || (begin[h] <= j0 && j0 + kSide <= min(end[h], row[h] + 1)));
     float p[kSide / 8][4], now[2] = {top[0], top[1]}, base[2], fade[2];
+    if (__all_sync(0xffffffffu, all)) {
 #pragma unroll
-    for (int n = 0; n < kSide / 8; ++n)
+      for (int h = 0; h < 2; ++h) {
+        const float* from = low + offset[0] + (end[h] ? row[h] : g.T - 1) - c;
 #pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        int h = e % 2, at = n * 8 + c + e / 2 * 4, j = j0 + at;
-        float logit = -INFINITY;
-        if (j >= begin[h] && j < end[h]) {
-          if (!Edges && g.near(row[h], j))
-            logit = g.scale * pair_dot(x.q + g.query(u, row[h]), x.k + g.key(u, j), g.D);
-          else
-            logit = Edges || j <= row[h] ? low[offset[at] + row[h]] : up[above[h] + j];
-        }
-        p[n][e] = logit, now[h] = fmaxf(now[h], logit);
+        for (int n = 0; n < kSide / 4; ++n) now[h] = fmaxf(now[h], p[n / 2][n % 2 * 2 + h] = from[-4 * n]);
       }
+    } else {
+#pragma unroll
+      for (int n = 0; n < kSide / 8; ++n)
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          int h = e % 2, at = n * 8 + c + e / 2 * 4, j = j0 + at;
+          float logit = -INFINITY;
+          if (j >= begin[h] && j < end[h]) {
+            if (!Edges && g.near(row[h], j))
+              logit = g.scale * pair_dot(x.q + g.query(u, row[h]), x.k + g.key(u, j), g.D);
+            else
+              logit = Edges || j <= row[h] ? low[offset[at] + row[h]] : up[above[h] + j];
+          }
+          p[n][e] = logit, now[h] = fmaxf(now[h], logit);
+        }
+    }
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       now[h] = fmaxf(now[h], __shfl_xor_sync(0xffffffffu, now[h], 1));
@@ -162,8 +164,8 @@ struct Block {
       tf32::Split<4, Exact> a(p[m]);
 #pragma unroll
       for (int n = 0; n < kSide / 8; ++n) {
-        const float* from = &value[(m * 8 + c) * kRowStride + n * 8 + r];
-        float b[2] = {from[0], from[4 * kRowStride]};
+        const T* from = &value[(m * 8 + c) * kRowStride + n * 8 + r];
+        float b[2] = {widen(from[0]), widen(from[4 * kRowStride])};
         tf32::mma(acc[n], a, tf32::Split<2, Exact>(b));
       }
     }
@@ -196,8 +198,8 @@ struct Block {
 
 template <bool Exact, class T>
 __global__ void __launch_bounds__(kThreads) direct_kernel(Geometry g, Forward<T> x, Groups groups) {
-  __shared__ __align__(16) float value[kSide * kRowStride];
-  __shared__ int64_t offset[kSide];
+  __shared__ __align__(16) T value[2 * kSide * kRowStride];
+  __shared__ int64_t offset[2 * kSide];
   Work work(g, groups.count);
   int r = threadIdx.x % 32 / 4, warp = threadIdx.x / 32, d0 = blockIdx.y * kSide;
   for (int item = blockIdx.x; item < work.blocks * work.splits; item += gridDim.x) {
@@ -210,8 +212,7 @@ __global__ void __launch_bounds__(kThreads) direct_kernel(Geometry g, Forward<T>
     block.low_key = 0;
     block.high_key = warp < used ? g.last_key(u, min(g.T, (listed[warp] + 1) * kGroup) - 1) : 0;
     block.start(d0);
-    for (int step = steps * split / work.splits; step < steps * (split + 1) / work.splits; ++step)
-      block.step(step * kSide, stop, d0);
+    block.run(steps * split / work.splits, steps * (split + 1) / work.splits, stop, d0);
     float* part = x.partial + (int64_t(item) * gridDim.y + blockIdx.y) * kPartial;
     block.finish(d0, work.splits == 1 && d0 == 0, work.splits == 1 ? nullptr : part);
   }
@@ -220,8 +221,8 @@ __global__ void __launch_bounds__(kThreads) direct_kernel(Geometry g, Forward<T>
 // A block per 64 rows.
 template <bool Exact, class T>
 __global__ void __launch_bounds__(kThreads) edge_kernel(Geometry g, Forward<T> x) {
-  __shared__ __align__(16) float value[kSide * kRowStride];
-  __shared__ int64_t offset[kSide];
+  __shared__ __align__(16) T value[2 * kSide * kRowStride];
+  __shared__ int64_t offset[2 * kSide];
   int u = blockIdx.y, i0 = blockIdx.x * kSide, r = threadIdx.x % 32 / 4, own = i0 + int(threadIdx.x) / 32 * kGroup;
   int first = i0 / g.L, last = (min(g.T, i0 + kSide) - 1) / g.L;  // tiles of these rows
   bool any = false;
@@ -234,7 +235,7 @@ __global__ void __launch_bounds__(kThreads) edge_kernel(Geometry g, Forward<T> x
   for (int d0 = 0; d0 < g.Dv; d0 += kSide) {
     block.start(d0);
     __syncwarp();
-    for (int j0 = max(0, first - 1) * g.L / kSide * kSide; j0 < stop; j0 += kSide) block.step(j0, stop, d0);
+    block.run(max(0, first - 1) * g.L / kSide, (stop + kSide - 1) / kSide, stop, d0);
     block.finish(d0, d0 + kSide >= g.Dv, nullptr);
   }
 }
@@ -268,10 +269,6 @@ __global__ void __launch_bounds__(kThreads) merge_kernel(Geometry g, Forward<T> 
 }
 
 }  // namespace
-
-void list_groups(const Geometry& g, const uint8_t* direct, const Groups& out, Device device) {
-  launch(list_kernel, device, g.units, 1024, g, direct, out);
-}
 
 template <class T>
 void direct_rows(const Geometry& g, const float* low, const float* up, const T* q, const T* k, const T* v,

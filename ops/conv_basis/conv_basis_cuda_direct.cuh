@@ -7,6 +7,7 @@
 // Beside whole rows there are edges: the pairs of a tile's rows with the cell before the tile.
 #pragma once
 
+#include "core/cuda/copy_async.cuh"
 #include "core/cuda/mma_tf32.cuh"
 #include "ops/conv_basis/conv_basis_cuda.cuh"
 
@@ -31,27 +32,23 @@ __device__ float pair_dot(const T* x, const T* y, int n) {
   return sum;
 }
 
-// Channels [d0, d0 + 64) of rows from(0), from(1), ... into a tile; null: zeros. Four: they may be read four
-// at a time.
+// Channels [d0, d0 + 64) of rows from(0), from(1), ... into a tile; null: zeros. Aligned: by copies that must be waited
+// for.
 template <int Threads, class T, class From>
-__device__ __forceinline__ void stage(const Geometry& g, bool four, float* tile, int rows, int d0, From from) {
-  if (four) {
-#pragma unroll 4
-    for (int e = threadIdx.x; e < rows * (kSide / 4); e += Threads) {
-      int s = e / (kSide / 4), d = e % (kSide / 4) * 4;
+__device__ __forceinline__ void stage(const Geometry& g, bool aligned, T* tile, int rows, int d0, From from) {
+  constexpr int width = 16 / int(sizeof(T)), chunks = kSide / width;
+  if (aligned) {
+    for (int e = threadIdx.x; e < rows * chunks; e += Threads) {
+      int s = e / chunks, d = e % chunks * width;
       const T* row = from(s);
-      float4 x{0, 0, 0, 0};
-      if (row && d0 + d < g.Dv) {
-        Vec<T, 4> y = load_vec<4>(row + d0 + d);
-        x = {widen(y.v[0]), widen(y.v[1]), widen(y.v[2]), widen(y.v[3])};
-      }
-      *reinterpret_cast<float4*>(&tile[s * kRowStride + d]) = x;
+      bool valid = row && d0 + d < g.Dv;
+      copy16_async(&tile[s * kRowStride + d], valid ? row + d0 + d : tile, valid);
     }
   } else {
     for (int e = threadIdx.x; e < rows * kSide; e += Threads) {
       int s = e / kSide, d = e % kSide;
       const T* row = from(s);
-      tile[s * kRowStride + d] = row && d0 + d < g.Dv ? widen(row[d0 + d]) : 0.0f;
+      tile[s * kRowStride + d] = row && d0 + d < g.Dv ? row[d0 + d] : device_convert<T>(0.0f);
     }
   }
 }
@@ -63,6 +60,19 @@ __device__ __forceinline__ float row_lse(const Geometry& g, const RowTensors<T>&
   if (i >= g.T || !(Edges ? x.direct[row] == kEdge : (x.direct[row] & kWhole) != 0)) return INFINITY;
   float l = x.lse[row];
   return l == -INFINITY ? INFINITY : l;
+}
+
+// How many of the groups listed end before `row` or at it.
+__device__ __forceinline__ int groups_before(const int* listed, int count, int row) {
+  int n = 0;
+  while (n < count) {
+    int middle = (n + count) / 2;
+    if ((listed[middle] + 1) * kGroup <= row)
+      n = middle + 1;
+    else
+      count = middle;
+  }
+  return n;
 }
 
 template <bool Exact>

@@ -42,6 +42,33 @@ __global__ void rows_kernel(Geometry g, RowTensors<T> x, const float* shift, Row
   out.factor[row] = through ? expf(shift[int64_t(u) * g.tiles + i / g.L] - l) : 0.0f;
 }
 
+// A block per head, 16 rows a thread at a time.
+__global__ void __launch_bounds__(1024) list_kernel(Geometry g, const uint8_t* direct, Groups out) {
+  __shared__ int warp_count[32];
+  int u = blockIdx.x, lane = threadIdx.x % 32, warp = threadIdx.x / 32, base = 0, stop = 0;
+  int* listed = const_cast<int*>(out.of(g, u));
+  for (int first = 0; first < g.T; first += kGroup * 1024) {
+    int at = first + int(threadIdx.x) * kGroup;
+    uint8_t bits = 0;
+#pragma unroll
+    for (int n = 0; n < kGroup; ++n) bits |= at + n < g.T ? direct[int64_t(u) * g.T + at + n] : 0;
+    if (bits) stop = at + kGroup;
+    bool on = bits & kWhole;
+    unsigned mask = __ballot_sync(0xffffffffu, on);
+    __syncthreads();
+    if (lane == 0) warp_count[warp] = __popc(mask);
+    __syncthreads();
+    int before = base + __popc(mask & ((1u << lane) - 1));
+    for (int w = 0; w < 32; ++w) {
+      if (w < warp) before += warp_count[w];
+      base += warp_count[w];
+    }
+    if (on) listed[before] = at / kGroup;
+  }
+  float last = block_reduce<Max, 1024>(float(stop));  // exact below 2^24 rows
+  if (threadIdx.x == 0) out.count[u] = base, out.stop[u] = int(last);
+}
+
 // One near pair (i, j) of a warp.
 template <class T>
 struct Pairs {
@@ -88,6 +115,10 @@ __global__ void by_query_kernel(Geometry g, RowTensors<T> x, RowGradients out) {
 int64_t warp_blocks(const Geometry& g) { return ceil_div(int64_t(g.units) * g.T, kWarps); }
 
 }  // namespace
+
+void list_groups(const Geometry& g, const uint8_t* direct, const Groups& out, Device device) {
+  launch(list_kernel, device, g.units, 1024, g, direct, out);
+}
 
 template <class T>
 void gradient_rows(const Geometry& g, const RowTensors<T>& x, const float* shift, const RowGradients& d,

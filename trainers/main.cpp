@@ -4,6 +4,7 @@
 #include <new>
 
 #include "core/error.h"
+#include "core/utf8.h"
 #include "trainers/commands/commands.h"
 #include "trainers/commands/features.h"
 
@@ -24,13 +25,13 @@ int main(int argc, char** argv) {
     int code = app.exit(e);  // prints help, version or what is wrong
     return code == 0 ? 0 : int(core::ExitCode::usage);
   } catch (const core::Error& e) {
-    fmt::print(stderr, "error: {}\n", e.what());
+    fmt::print(stderr, "error: {}\n", core::printable(e.what()));
     return int(e.code());
   } catch (const std::bad_alloc&) {
     fmt::print(stderr, "error: out of memory (lower micro_batch, seq_len or the model size)\n");
     return int(core::ExitCode::runtime);
   } catch (const std::exception& e) {
-    fmt::print(stderr, "error: {}\n", e.what());
+    fmt::print(stderr, "error: {}\n", core::printable(e.what()));
     return int(core::ExitCode::runtime);
   }
   return exit_code;

@@ -240,7 +240,7 @@ TEST(Progress, APipeGetsPlainLinesAtLogIntervals) {
   {
     Progress progress(0, 100, out);
     progress.update({.step = 1, .loss = 5.0}, false);
-    progress.note("saved step-1.h5");
+    progress.note("saved step-1.h5\x1b[2J");
     progress.update({.step = 2, .loss = 4.0}, true);
   }
   std::rewind(out);
@@ -248,7 +248,7 @@ TEST(Progress, APipeGetsPlainLinesAtLogIntervals) {
   size_t size = std::fread(text, 1, sizeof text - 1, out);
   std::fclose(out);
   std::string all(text, size);
-  EXPECT_EQ(all.rfind("saved step-1.h5\nstep 2/100    2%  loss 4.0000  ETA ", 0), 0u) << all;
+  EXPECT_EQ(all.rfind("saved step-1.h5\\x1b[2J\nstep 2/100    2%  loss 4.0000  ETA ", 0), 0u) << all;
   EXPECT_EQ(std::count(all.begin(), all.end(), '\n'), 2);
   EXPECT_EQ(all.find('\r'), std::string::npos);
 }

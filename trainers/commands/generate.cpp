@@ -2,11 +2,13 @@
 #include "trainers/generate.h"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <cstdio>
 #include <limits>
 #include <memory>
 
+#include "core/utf8.h"
 #include "trainers/commands/commands.h"
 #include "trainers/session.h"
 
@@ -19,6 +21,31 @@ struct Options {
   GenerateOptions generate;
 };
 
+// Text as it comes, a token at a time: bytes as they are, but on a terminal whole characters, control characters
+// written out.
+class Output {
+ public:
+  void operator()(std::string_view text) {
+    held_ += text;
+    flush(terminal_ ? core::complete_utf8(held_) : held_.size());
+  }
+  void finish() {
+    flush(held_.size());
+    fmt::print("\n");
+  }
+
+ private:
+  void flush(size_t bytes) {
+    std::string text = held_.substr(0, bytes);
+    held_.erase(0, bytes);
+    fmt::print("{}", terminal_ ? core::printable(text) : text);
+    std::fflush(stdout);
+  }
+
+  bool terminal_ = ::isatty(STDOUT_FILENO);
+  std::string held_;
+};
+
 void run(const Options& o) {
   Loaded loaded = load_model(o.checkpoint, o.overrides);
   if (!loaded.tokenizer)
@@ -27,15 +54,15 @@ void run(const Options& o) {
                        .got = "none",
                        .code = core::ExitCode::bad_file});
   auto ids = loaded.tokenizer->encode(o.prompt);
-  fmt::print("{}", o.prompt);
+  Output output;
+  output(o.prompt);
   auto print = [&](int32_t token) {
     uint32_t id = uint32_t(token);
-    fmt::print("{}", loaded.tokenizer->decode({&id, 1}));
-    std::fflush(stdout);
+    output(loaded.tokenizer->decode({&id, 1}));
     return true;
   };
   generate(*loaded.model, std::vector<int32_t>(ids.begin(), ids.end()), o.generate, loaded.compute, print);
-  fmt::print("\n");
+  output.finish();
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <memory>
 
+#include "core/utf8.h"
 #include "trainers/checkpoint.h"
 #include "trainers/commands/commands.h"
 #include "trainers/hdf5.h"
@@ -28,7 +29,7 @@ void print_group(const Hdf5File& file, const std::string& group, int64_t& elemen
       continue;
     }
     DatasetInfo info = file.info(path);
-    fmt::print("  {:<60} {:<5} {}\n", path, name_of(info.type), shape_text(info.shape));
+    fmt::print("  {:<60} {:<5} {}\n", core::printable(path), name_of(info.type), shape_text(info.shape));
     elements += info.elements;
     bytes += info.bytes;
   }
@@ -44,12 +45,12 @@ void inspect_hdf5(const fs::path& path) {
     } catch (const core::Error&) {
       value = fmt::format("{}", file.get_double("/", name));
     }
-    fmt::print("{}: {}\n", name, value);
+    fmt::print("{}: {}\n", core::printable(name), core::printable(value));
   }
   int64_t elements = 0, bytes = 0;
   print_group(file, "/", elements, bytes);
   fmt::print("{} elements, {:.1f} MiB\n", elements, double(bytes) / 1048576);
-  if (file.has_attribute("/", "config")) fmt::print("config:\n{}", file.get_string("/", "config"));
+  if (file.has_attribute("/", "config")) fmt::print("config:\n{}", core::printable(file.get_string("/", "config")));
 }
 
 }  // namespace

@@ -4,14 +4,19 @@
 
 #include <unordered_map>
 
+#include "core/utf8.h"
 #include "trainers/data/files.h"
-#include "trainers/data/utf8.h"
 #if defined(BASIS_HAS_PCRE2)
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 #endif
 
 namespace basis::trainers {
+
+using core::append_utf8;
+using core::code_point;
+using core::CodePoint;
+using core::kInvalid;
 
 const std::array<std::string, 256>& printable_bytes() {
   static const std::array<std::string, 256> table = [] {

@@ -7,15 +7,19 @@
 #include <set>
 #include <unordered_map>
 
+#include "core/utf8.h"
 #include "trainers/data/bpe.h"
 #include "trainers/data/bpe_json.h"
 #include "trainers/data/files.h"
-#include "trainers/data/utf8.h"
 #include "trainers/data/wordpiece.h"
 #include "trainers/run/files.h"
 
 namespace basis::trainers {
 namespace {
+
+using core::append_utf8;
+using core::code_point;
+using core::kInvalid;
 
 using nlohmann::json;
 

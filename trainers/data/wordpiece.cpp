@@ -5,13 +5,18 @@
 #include <nlohmann/json.hpp>
 #include <unordered_map>
 
+#include "core/utf8.h"
 #include "trainers/data/bpe_json.h"
 #include "trainers/data/files.h"
 #include "trainers/data/unicode.h"
-#include "trainers/data/utf8.h"
 
 namespace basis::trainers {
 namespace {
+
+using core::append_utf8;
+using core::code_point;
+using core::CodePoint;
+using core::kInvalid;
 
 constexpr size_t kMaxWord = 100;  // characters; longer words are [UNK], as in BERT
 

@@ -35,12 +35,12 @@ std::string low_rank_table(const ordered_json& layers) {
   std::string text = fmt::format("{:<14} {:>5} {:>20} {:>10} {:>10}   {}\n", "weight", "rank", "error median (max)",
                                  "cond(T)", "max|C|", "relative error, worst layer's condition and entry");
   for (auto& [name, columns] : kinds) {
-    auto middle = [&](const char* key) {
+    auto middle = [&columns = columns](const char* key) {
       auto& x = columns[key];
       std::sort(x.begin(), x.end());
       return x.empty() ? "-" : fmt::format("{:.3f} ({:.3f})", x[x.size() / 2], x.back());
     };
-    auto worst = [&](const char* key) {
+    auto worst = [&columns = columns](const char* key) {
       const auto& x = columns[key];
       return x.empty() ? "-" : fmt::format("{:.3g}", *std::max_element(x.begin(), x.end()));
     };

@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <vector>
 
+#include "core/utf8.h"
 #include "trainers/run/numbers.h"
 
 namespace basis::trainers {
@@ -106,7 +107,7 @@ void Progress::update(ProgressState state, bool log) {
 
 void Progress::note(std::string_view line) {
   erase();
-  fmt::print(out_, "{}\n", line);
+  fmt::print(out_, "{}\n", core::printable(line));
   if (terminal_ && last_.max_steps > 0) draw();
   std::fflush(out_);
 }

@@ -33,7 +33,8 @@ class Progress {
   // After each step. `log`: this step ends a log interval and gets a plain line if `out` is no terminal. The time left
   // is filled in here. On a terminal the line is redrawn at most ten times a second.
   void update(ProgressState state, bool log);
-  // A line of its own above the progress line: "saved checkpoints/step-1000.h5".
+  // A line of its own above the progress line: "saved checkpoints/step-1000.h5". Of any text (a sample): control
+  // characters are written out (core/utf8.h).
   void note(std::string_view line);
   // Leaves the last state on the screen and ends the line.
   void finish();

@@ -5,7 +5,7 @@
 #include <string>
 #include <string_view>
 
-namespace basis::trainers {
+namespace basis::core {
 
 inline constexpr char32_t kInvalid = 0xffffffff;
 
@@ -51,4 +51,34 @@ inline void append_utf8(std::string& text, char32_t value) {
   }
 }
 
-}  // namespace basis::trainers
+// How many bytes of `text` come before a sequence that its end cuts short.
+inline size_t complete_utf8(std::string_view text) {
+  for (size_t back = 1; back <= 3 && back <= text.size(); ++back) {
+    uint32_t b = static_cast<unsigned char>(text[text.size() - back]);
+    if (b >= 0xc2 && b <= 0xf4) return (b >= 0xf0 ? 4u : b >= 0xe0 ? 3u : 2u) > back ? text.size() - back : text.size();
+    if ((b & 0xc0) != 0x80) break;
+  }
+  return text.size();
+}
+
+// Text from elsewhere (a model, a file) as a terminal may show it: control characters other than newline and tab, which
+// could drive the terminal, and bytes that are not UTF-8, come as \x1b.
+inline std::string printable(std::string_view text) {
+  constexpr char digits[] = "0123456789abcdef";
+  std::string out;
+  for (size_t at = 0; at < text.size();) {
+    auto [value, length] = code_point(text, at);
+    bool plain =
+        value == U'\n' || value == U'\t' || (value >= 0x20 && value < 0x7f) || (value >= 0xa0 && value != kInvalid);
+    for (char c : text.substr(at, size_t(length))) {
+      if (plain)
+        out += c;
+      else
+        out += {'\\', 'x', digits[static_cast<unsigned char>(c) >> 4], digits[c & 15]};
+    }
+    at += size_t(length);
+  }
+  return out;
+}
+
+}  // namespace basis::core

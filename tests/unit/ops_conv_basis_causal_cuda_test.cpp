@@ -16,7 +16,7 @@ std::vector<double> normal(int64_t n, uint64_t stream) {
   return v;
 }
 
-TEST(ConvBasisCuda, IsCausal) {
+TEST(ConvBasisCudaCausality, EveryLength) {
   if (core::device_count(DeviceType::cuda) == 0) GTEST_SKIP() << "no GPU";
   constexpr int64_t H = 2, D = 16;
   std::vector<int64_t> lengths{1000, 4099, 20011};

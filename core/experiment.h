@@ -7,12 +7,14 @@
 
 namespace basis::core {
 
+inline std::string& experiments() {
+  static const char* given = std::getenv("BASIS_TRY");
+  static std::string all = given ? given : "";
+  return all;
+}
+
 inline bool experiment(std::string_view name) {
-  static const std::string all = [] {
-    const char* given = std::getenv("BASIS_TRY");
-    return given ? "," + std::string(given) + "," : std::string();
-  }();
-  return all.find("," + std::string(name) + ",") != std::string::npos;
+  return ("," + experiments() + ",").find("," + std::string(name) + ",") != std::string::npos;
 }
 
 }  // namespace basis::core

@@ -10,7 +10,6 @@
 #include <vector>
 
 #include "core/cuda/launch.cuh"
-#include "core/cuda/scratch.h"
 #include "core/experiment.h"
 #include "core/gemm/gemm.h"
 #include "core/stream.h"
@@ -122,20 +121,8 @@ Plan make_plan(cublasLtHandle_t handle, const Gemm& g, DType dtype) {
 // Handle, workspaces and plans of one device.
 struct Library {
   cublasLtHandle_t handle = nullptr;
-  std::map<void*, std::array<std::shared_ptr<Storage>, 2>> workspaces;  // by stream: two streams must not share one
+  std::map<void*, std::shared_ptr<Storage>> workspaces;  // by stream: two streams must not share one
   std::map<Key, Plan> plans;
-  size_t calls = 0;
-
-  // The blocks take turns, so that a recorded call's is filled while the call before it runs.
-  void* workspace(void* stream, Device device) {
-    auto& mine = workspaces[stream];
-    for (auto& block : mine) {
-      if (block) continue;
-      block = allocate(device, kWorkspace);
-      ScratchRanges::all().add(block->data, kWorkspace);
-    }
-    return mine[experiment("hoist") ? ++calls % 2 : 0]->data;
-  }
 };
 
 struct Call {
@@ -210,6 +197,8 @@ void gemm_cuda(const Gemm& g, DType dtype, Device device) {
   std::lock_guard lock(mutex);
   Library& lib = (*libraries)[device.index];
   if (!lib.handle) CUDA_CHECK(cublasLtCreate(&lib.handle));
+  auto& workspace = lib.workspaces[stream];
+  if (!workspace) workspace = allocate(device, kWorkspace);
   Key key{int64_t(dtype),
           device.index,
           g.trans_a,
@@ -238,7 +227,7 @@ void gemm_cuda(const Gemm& g, DType dtype, Device device) {
   Plan& p = found->second;
   set_pointers(p.op, g);
   auto on = static_cast<cudaStream_t>(stream);
-  Call call{lib, p, g, lib.workspace(stream, device), on, dtype == DType::f64};
+  Call call{lib, p, g, workspace->data, on, dtype == DType::f64};
   if (!p.candidates.empty() && may_time(g, on)) {
     p.algorithm = fastest(call, device, dtype);
     p.candidates.clear();

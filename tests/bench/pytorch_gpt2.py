@@ -6,7 +6,8 @@
 A case is MODEL[-bd]:BATCH; default gpt2:32. Models: gpt2 (124M, biases, tied head, vocabulary 50304, or gpt2-50257) and
 llama300m (RMSNorm, SwiGLU, rotary positions, own head, vocabulary 32000); -bd: basis with the BD projector, beside
 PyTorch's dense one. Same shapes, AdamW with clipping at 1.0 in both, random tokens, medians of single steps by device
-events, and the mean of as many queued in a row, as training queues them. PyTorch: bf16 autocast, fused AdamW, torch.compile, scaled_dot_product_attention.
+events, and the mean over two seconds of steps queued in a row, as training queues them, when the clock is steady.
+PyTorch: bf16 autocast, fused AdamW, torch.compile, scaled_dot_product_attention.
 """
 import argparse
 import json
@@ -134,13 +135,14 @@ def run_torch(model, batch):
         end.synchronize()
         times.append(begin.elapsed_time(end))
     ms = statistics.median(times)
-    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    begin.record()
-    for _ in range(args.repeats):
-        step()
-    end.record()
-    end.synchronize()
-    in_a_row = begin.elapsed_time(end) / args.repeats
+    for steps in int(1000 / ms) + 1, int(2000 / ms) + 1:  # the second counts: by then the clock is steady
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin.record()
+        for _ in range(steps):
+            step()
+        end.record()
+        end.synchronize()
+        in_a_row = begin.elapsed_time(end) / steps
     peak = torch.cuda.max_memory_allocated() / 2**20
     count = sum(p.numel() for p in net.parameters())
     print(f"  PyTorch  {ms:8.2f} ms, {in_a_row:.2f} in a row  {batch * args.seq / ms * 1e3:9.0f} tok/s  peak {peak:7.0f} MiB  {count} parameters  "

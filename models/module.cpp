@@ -1,7 +1,11 @@
 #include "models/module.h"
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
+
+#include "core/parallel.h"
+#include "core/rng.h"
 
 namespace basis::models {
 namespace {
@@ -13,6 +17,26 @@ uint64_t hash(std::string_view text) {
   return h;
 }
 
+// What core::HostRandom draws one after the other, by all cores: a block of four words gives two values.
+template <class T>
+Tensor normal_values(const Parameter& p, uint64_t seed, uint64_t stream) {
+  Tensor t = Tensor::empty(p.var.shape(), core::dtype_of<T>());
+  int64_t n = t.numel();
+  T* values = t.data<T>();
+  auto normal = [](uint32_t a, uint32_t b) {
+    double u = (double(a) + 0.5) * 0x1p-32, v = (double(b) + 0.5) * 0x1p-32;
+    return std::sqrt(-2 * std::log(u)) * std::cos(6.283185307179586 * v);
+  };
+  core::parallel_for((n + 1) / 2, 4096, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      auto block = core::philox(seed, stream, uint64_t(i));
+      values[2 * i] = T(p.init.std * normal(block.x, block.y));
+      if (2 * i + 1 < n) values[2 * i + 1] = T(p.init.std * normal(block.z, block.w));
+    }
+  });
+  return t;
+}
+
 Tensor initial_value(const Parameter& p, uint64_t seed, DType dtype) {
   if (p.buffer) dtype = DType::f32;
   if (p.init.kind == Init::Kind::count) {
@@ -22,10 +46,8 @@ Tensor initial_value(const Parameter& p, uint64_t seed, DType dtype) {
   }
   if (p.init.kind != Init::Kind::normal)
     return Tensor::full(p.var.shape(), p.init.kind == Init::Kind::ones ? 1 : 0, dtype);
-  core::HostRandom random(seed, hash(p.path));
-  std::vector<double> values(size_t(p.var.value().numel()));
-  for (double& v : values) v = p.init.std * random.normal();
-  return Tensor::from(values, p.var.shape()).to(dtype);
+  uint64_t stream = hash(p.path);
+  return dtype == DType::f32 ? normal_values<float>(p, seed, stream) : normal_values<double>(p, seed, stream).to(dtype);
 }
 
 }  // namespace

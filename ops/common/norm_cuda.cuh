@@ -240,21 +240,6 @@ bool whole_vectors(const int32_t* order) {
   return reinterpret_cast<uintptr_t>(order) % alignof(Vec<int32_t, W>) == 0;
 }
 
-// run(std::integral_constant<int, Passes>) with the fewest vectors of W a lane that hold a row, or false.
-template <int W, class Run>
-bool with_passes(int64_t c, Run run) {
-  constexpr int kMost = 32 / W;  // 32 elements a lane
-  auto try_one = [&](auto passes) {
-    if (decltype(passes)::value > kMost || c > decltype(passes)::value * 32 * W) return false;
-    run(passes);
-    return true;
-  };
-  return try_one(std::integral_constant<int, 1>{}) || try_one(std::integral_constant<int, 2>{}) ||
-         try_one(std::integral_constant<int, 3>{}) || try_one(std::integral_constant<int, 4>{}) ||
-         try_one(std::integral_constant<int, (kMost < 6 ? 4 : 6)>{}) ||
-         try_one(std::integral_constant<int, (kMost < 8 ? 4 : 8)>{});
-}
-
 template <class T, bool Rms>
 void forward(const Tensor& x, const Tensor& residual, const Tensor& weight, const Tensor& bias, const NormAttrs& a,
              const Tensor& y, const Tensor& sum, const Tensor& mean, const Tensor& rstd) {

@@ -1,8 +1,8 @@
 #include "models/module.h"
 
-#include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <unordered_set>
 
 #include "core/parallel.h"
 #include "core/rng.h"
@@ -65,16 +65,15 @@ Var& Module::buffer(Var& member, std::string name, const Shape& shape) {
 }
 
 void Module::collect(const std::string& prefix, std::vector<Parameter>& out) const {
-  for (const Entry& e : parameters_) {
-    bool known = std::any_of(out.begin(), out.end(), [&](const Parameter& p) { return p.var.same(*e.var); });
-    if (!known) out.push_back({prefix + e.name, *e.var, e.init, e.buffer});
-  }
+  for (const Entry& e : parameters_) out.push_back({prefix + e.name, *e.var, e.init, e.buffer});
   for (const auto& [name, module] : children_) module->collect(name.empty() ? prefix : prefix + name + "/", out);
 }
 
 std::vector<Parameter> Module::parameters() const {
   std::vector<Parameter> all;
   collect("", all);
+  std::unordered_set<const Tensor*> known;
+  std::erase_if(all, [&](const Parameter& p) { return !known.insert(&p.var.value()).second; });
   return all;
 }
 

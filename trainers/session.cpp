@@ -1,7 +1,6 @@
 #include "trainers/session.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <charconv>
 #include <filesystem>
@@ -161,18 +160,6 @@ core::Device training_device(const configs::Config& c) {
                        .remedy = "train.precision=f32, or a GPU",
                        .code = core::ExitCode::usage});
   return device;
-}
-
-void check_memory(const models::Model& model, const configs::Config& c, core::Device device) {
-  if (!device.is_cpu()) return;
-  double arrays = c.optimizer.type == "adamw" ? 4 : 3;  // weight, gradient and moments
-  double need = double(model.parameter_count()) * arrays * double(core::size_of(parameter_dtype(c)));
-  double have = double(sysconf(_SC_PHYS_PAGES)) * double(sysconf(_SC_PAGE_SIZE));
-  if (need > have)
-    throw core::Error({.where = "memory",
-                       .expected = fmt::format("a model that fits this machine's {:.1f} GiB", have / (1 << 30)),
-                       .got = fmt::format("{:.1f} GiB of weights, gradients and moments", need / (1 << 30)),
-                       .remedy = "lower model.n_layer, model.d_model or model.vocab_size"});
 }
 
 core::DType parameter_dtype(const configs::Config& c) {

@@ -47,10 +47,6 @@ Loaded load_model(const std::string& path, const std::vector<std::string>& overr
 // The device of run.device. Throws core::Error (usage) where it cannot compute in train.precision.
 core::Device training_device(const configs::Config& config);
 
-// Throws core::Error (runtime) when weights, gradients and moments of a model on the CPU exceed the machine's memory:
-// the system would end the process without a word.
-void check_memory(const models::Model& model, const configs::Config& config, core::Device device);
-
 core::DType parameter_dtype(const configs::Config& config);  // f64 under train.precision: f64, else f32
 
 }  // namespace basis::trainers

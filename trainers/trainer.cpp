@@ -8,6 +8,7 @@
 
 #include "core/log.h"
 #include "trainers/checkpoint.h"
+#include "trainers/estimate.h"
 #include "trainers/generate.h"
 #include "trainers/hf/bd_init.h"
 #include "trainers/optim/groups.h"
@@ -44,9 +45,9 @@ class Loop {
                          .got = std::to_string(c_.model.vocab_size),
                          .code = core::ExitCode::usage});
     model_ = models::make_model(c_.model);
-    check_memory(*model_, c_, device_);
-    model_->initialize(uint64_t(c_.run.seed), device_, parameter_dtype(c_));
     freeze(c_.train, model_->parameters());
+    if (comm_->is_first()) check_estimate(estimate_step(c_, *model_), device_);
+    model_->initialize(uint64_t(c_.run.seed), device_, parameter_dtype(c_));
     optimizer_ = std::make_unique<Optimizer>(c_.optimizer, model_->parameters(), c_.train.precision == "f16");
     state_.config = configs::dump_yaml(c_);
     state_.tokenizer = data_.tokenizer ? data_.tokenizer->serialise() : "";
@@ -277,23 +278,12 @@ std::string describe_run(const configs::Config& config) {
   if (c.model.vocab_size == 0) c.model.vocab_size = open_data(c).vocab_size;
   auto model = models::make_model(c.model);
   freeze(c.train, model->parameters());
-  int64_t n = model->parameter_count(), trained = trainable_count(model->parameters()),
-          half = c.train.precision == "bf16" || c.train.precision == "f16" ? 2 : 4;
-  int64_t micro = c.train.micro_batch ? c.train.micro_batch : c.train.global_batch, tokens = micro * c.data.seq_len;
-  int64_t wide = c.model.d_ff ? c.model.d_ff : 4 * c.model.d_model;
-  bool gpu = c.run.device != "cpu" && (c.run.device == "cuda" || core::device_count(core::DeviceType::cuda) > 0);
-  // Per layer and token: norms, sums, q, k, v, o and branches (about 10 C), the MLP's hidden layer twice; logits once.
-  int64_t layer = tokens * (10 * c.model.d_model + 2 * wide) * half;
-  int64_t activations = (c.train.recompute == "block" ? layer + c.model.n_layer * tokens * 2 * c.model.d_model * half
-                                                      : c.model.n_layer * layer) +
-                        models::logit_bytes(c.model, tokens, core::parse_dtype(c.train.precision), gpu);
-  int64_t state = (n + trained * (c.optimizer.type == "adamw" ? 3 : 2)) * 4 + (half == 2 ? n * 2 : 0);
+  StepEstimate e = estimate_step(c, *model);
   return configs::dump_yaml(c) + describe_groups(c, model->parameters()) +
          fmt::format(
              "# {} parameters, {} trained; memory of a step, estimated: {:.1f} MiB of weights, gradients and optimizer "
-             "state, "
-             "{:.1f} MiB of activations\n",
-             n, trained, double(state) / 1048576, double(activations) / 1048576);
+             "state, {:.1f} MiB of activations\n",
+             e.parameters, e.trained, e.state_bytes / 1048576, e.activation_bytes / 1048576);
 }
 
 }  // namespace basis::trainers

@@ -30,6 +30,7 @@ Recorder::Recorder(const configs::Config& c, const RunDirectory& directory, int6
     events_->text("config", first_step, markdown_code(configs::dump_yaml(c)));
   }
   for (const Record& r : read_metrics(directory.metrics())) {  // what a resumed run already has
+    if (r.contains("elapsed") && r["elapsed"].is_number()) before_ = r["elapsed"].get<double>();
     if (r.contains("loss") && r["loss"].is_number())
       curve_.train.push_back({r["step"].get<int64_t>(), r["loss"].get<double>()});
     if (r.contains("val_loss") && r["val_loss"].is_number())
@@ -60,7 +61,7 @@ void Recorder::step(const Step& s, bool log) {
                    {"grad_norm", s.grad_norm},
                    {"tokens", s.step * tokens},
                    {"tokens_per_s", std::round(rate)},
-                   {"elapsed", seconds(now - start_)}});
+                   {"elapsed", before_ + seconds(now - start_)}});
   if (events_) {
     events_->scalar("loss/train", s.step, s.loss);
     events_->scalar("lr", s.step, s.lr);
@@ -76,7 +77,7 @@ void Recorder::validation(int64_t step, double loss, double accuracy) {
   metrics_.append({{"step", step},
                    {"val_loss", loss},
                    {"val_accuracy", accuracy},
-                   {"elapsed", seconds(std::chrono::steady_clock::now() - start_)}});
+                   {"elapsed", before_ + seconds(std::chrono::steady_clock::now() - start_)}});
   if (events_) events_->scalar("loss/val", step, loss), events_->scalar("accuracy/val", step, accuracy);
   curve_.validation.push_back({step, loss});
   progress_.note(fmt::format("step {}: validation loss {:.4f} nats/token, perplexity {:.3f}, accuracy {:.4f}", step,

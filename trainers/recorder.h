@@ -42,6 +42,7 @@ class Recorder {
   LossCurve curve_;
   std::chrono::steady_clock::time_point start_, last_log_;
   int64_t first_step_, last_logged_step_;
+  double before_ = 0;  // seconds that earlier parts of the run took
 };
 
 }  // namespace basis::trainers

@@ -86,7 +86,10 @@ TEST_F(Program, ResumingGivesTheSameBits) {
   ASSERT_EQ(run({"train", config("whole")}), 0) << log();
   ASSERT_EQ(run({"train", config("parts"), "train.max_wall_time=0.01s"}), 0) << log();
   EXPECT_FALSE(fs::exists(path("parts") + "/checkpoints/step-60.h5"));
+  std::string metrics = path("parts") + "/metrics.jsonl";
+  std::ofstream(metrics, std::ios::app) << "{\"step\": 1, \"elapsed\": 1000}\n";
   ASSERT_EQ(run({"train", config("parts")}), 0) << log();
+  EXPECT_NE(read(metrics).rfind("\"elapsed\":1000."), std::string::npos) << "time goes on where it stopped";
   EXPECT_NE(log().find("resuming from"), std::string::npos);
   EXPECT_EQ(weights("whole"), weights("parts"));
 }

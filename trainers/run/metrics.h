@@ -1,5 +1,7 @@
 // metrics.jsonl: one JSON object a line, in the order of the run. Every record has an integer "step"; a training record
-// adds loss, lr, grad_norm, tokens, tokens_per_s, elapsed_s, an evaluation val_loss. Non-finite numbers are null.
+// adds loss (nats per token), lr, grad_norm, tokens (since step 0), tokens_per_s and elapsed (seconds of training,
+// those of earlier parts of the run included), an evaluation val_loss, val_accuracy and elapsed. Non-finite numbers are
+// null.
 #pragma once
 
 #include <cstdint>

@@ -31,8 +31,9 @@ struct DataConfig {
     return std::tuple{
         field("train", &D::train, "text, .h5 or .bin files: paths or globs"),
         field("val", &D::val, "paths or globs, or one fraction of the training tokens, taken from their end"),
-        field("tokenizer", &D::tokenizer, "how text becomes tokens; checkpoint: as saved with train.init_from",
-              "byte|char|bpe|wordpiece|checkpoint"),
+        field("tokenizer", &D::tokenizer,
+              "how text becomes tokens; checkpoint: as saved with train.init_from; shard: that of the first train file",
+              "byte|char|bpe|wordpiece|checkpoint|shard"),
         field("tokenizer_path", &D::tokenizer_path, "directory, tokenizer.json or vocab.txt (bpe, wordpiece)"),
         field("task", &D::task, "text, or a synthetic task", "text|copy|induction|mqar"),
         field("seq_len", &D::seq_len, "tokens of one sequence", Range{1, kMostTokens}),

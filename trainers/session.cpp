@@ -7,6 +7,7 @@
 
 #include "trainers/checkpoint.h"
 #include "trainers/data/files.h"
+#include "trainers/data/shard.h"
 #include "trainers/step.h"
 
 namespace basis::trainers {
@@ -45,6 +46,7 @@ TokenizerPtr make_tokenizer(const configs::Config& c) {
   if (d.tokenizer == "byte") return byte_tokenizer();
   if (d.tokenizer == "bpe" || d.tokenizer == "wordpiece") return load_tokenizer(d.tokenizer_path);
   if (d.tokenizer == "checkpoint") return saved_tokenizer(c.train.init_from);
+  if (d.tokenizer == "shard") return read_shard_tokenizer(expand_paths(d.train).front());
   std::string text;  // char: the vocabulary is the training text's
   for (const fs::path& p : expand_paths(d.train)) text += read_file(p);
   return char_tokenizer(text, "data.train");

@@ -201,6 +201,20 @@ TEST_F(Program, NonFiniteLossKeepsTheLastGoodWeights) {
   EXPECT_NE(log().find("first bad tensor"), std::string::npos) << log();
 }
 
+TEST_F(Program, AShardBringsItsTokenizer) {
+  std::string shard = path("shard.h5"), own = "data.train=[" + shard + "]";
+  ASSERT_EQ(run({"tokenize", path("text.txt"), "--tokenizer", "char", "--output", shard}), 0) << log();
+  EXPECT_EQ(run({"train", config("bytes"), own}), 4) << "tokens of another tokenizer";
+  EXPECT_NE(log().find("data.tokenizer=shard"), std::string::npos) << log();
+  ASSERT_EQ(run({"train", config("own"), own, "data.tokenizer=shard", "sample.prompt=a"}), 0) << log();
+  ASSERT_EQ(run({"generate", path("own"), "--prompt", "a", "--tokens", "3"}), 0) << log();
+  ASSERT_EQ(run({"inspect", shard}), 0) << log();
+  EXPECT_NE(log().find("checksum"), std::string::npos) << log();
+  std::string bytes = read(shard);
+  bytes[bytes.size() - 9] ^= 1;
+  EXPECT_EQ(run({"inspect", write("damaged.h5", bytes)}), 4) << log();
+}
+
 TEST_F(Program, VersionListsTheFeatures) {
   ASSERT_EQ(run({"--version"}), 0);
   for (const char* word :

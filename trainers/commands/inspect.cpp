@@ -7,6 +7,7 @@
 #include "core/utf8.h"
 #include "trainers/checkpoint.h"
 #include "trainers/commands/commands.h"
+#include "trainers/data/shard.h"
 #include "trainers/hdf5.h"
 #include "trainers/session.h"
 
@@ -50,6 +51,10 @@ void inspect_hdf5(const fs::path& path) {
   int64_t elements = 0, bytes = 0;
   print_group(file, "/", elements, bytes);
   fmt::print("{} elements, {:.1f} MiB\n", elements, double(bytes) / 1048576);
+  if (file.exists("/tokens")) {
+    verify_shard(path);
+    fmt::print("the tokens are what was written (checksum)\n");
+  }
   if (file.has_attribute("/", "config")) fmt::print("config:\n{}", core::printable(file.get_string("/", "config")));
 }
 

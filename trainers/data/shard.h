@@ -28,8 +28,9 @@ struct ShardInfo {
 // Reads and checks everything but the tokens.
 ShardInfo read_shard_info(const std::filesystem::path& path);
 bool is_shard(const std::filesystem::path& path);  // by its HDF5 signature or extension
+// The tokenizer that made the tokens. Throws core::Error (bad_file) for what is no shard.
 TokenizerPtr read_shard_tokenizer(const std::filesystem::path& path);
-// Compares the tokens with their checksum: reads the whole file.
+// Compares the tokens with their checksum: reads the whole file. Throws core::Error (bad_file).
 void verify_shard(const std::filesystem::path& path);
 
 }  // namespace basis::trainers

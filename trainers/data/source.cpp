@@ -186,7 +186,7 @@ TokenSourcePtr open_shard_source(const std::filesystem::path& path, const Source
   ShardInfo info = read_shard_info(path);
   if (options.tokenizer != nullptr && info.tokenizer_hash != fmt::format("{:016x}", options.tokenizer->hash()))
     throw bad_file(path, fmt::format("tokens of the tokenizer {:016x}", options.tokenizer->hash()), info.tokenizer_hash,
-                   "tokenize the text again with this tokenizer");
+                   "data.tokenizer=shard takes the file's own; or tokenize the text again");
   int64_t bound = bound_of(options, info.vocab_size);
   MappedFile file(path);
   if (info.type == Element::u16)
@@ -234,10 +234,6 @@ TokenSourcePtr memory_source(std::span<const uint32_t> tokens, std::string name,
   bool narrow = std::all_of(tokens.begin(), tokens.end(), [](uint32_t t) { return t < 65536; });
   if (narrow) return std::make_shared<MemorySource<uint16_t>>(tokens, std::move(name), vocab_bound);
   return std::make_shared<MemorySource<uint32_t>>(tokens, std::move(name), vocab_bound);
-}
-
-TokenSourcePtr text_source(std::string_view text, const TokenizerPtr& tokenizer, std::string name) {
-  return memory_source(tokenizer->encode(text), std::move(name), tokenizer->vocab_size());
 }
 
 TokenSourcePtr concatenate(std::vector<TokenSourcePtr> parts) {

@@ -42,7 +42,6 @@ TokenSourcePtr open_source(const std::filesystem::path& path, const SourceOption
 TokenSourcePtr open_sources(std::span<const std::string> patterns, const SourceOptions& options);
 
 TokenSourcePtr memory_source(std::span<const uint32_t> tokens, std::string name, int64_t vocab_bound);
-TokenSourcePtr text_source(std::string_view text, const TokenizerPtr& tokenizer, std::string name);
 TokenSourcePtr concatenate(std::vector<TokenSourcePtr> parts);            // at least one
 TokenSourcePtr slice(TokenSourcePtr source, int64_t begin, int64_t end);  // tokens [begin, end)
 

@@ -186,6 +186,8 @@ TEST(LossSvg, HoldsBothCurvesAndTheBestValue) {
   EXPECT_EQ(svg.find("http", svg.find("viewBox")), std::string::npos) << "self-contained";
 }
 
+TEST(LossSvg, AnyTextIsXml) { EXPECT_EQ(xml_text("a\x1b\n\xff\"<\xc3\xa9>"), "a\\x1b \\xff&quot;&lt;\xc3\xa9&gt;"); }
+
 TEST(LossSvg, NonFiniteNonPositiveAndEmptyDataDrawNoNaN) {
   double nan = std::nan(""), inf = std::numeric_limits<double>::infinity();
   for (bool log : {false, true}) {

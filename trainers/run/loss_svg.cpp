@@ -34,29 +34,6 @@ text{fill:#e6edf3}.muted{fill:#9da7b3}.paper{fill:#0d1117}.grid{stroke:#262c36}.
 </style>
 )";
 
-std::string escaped(std::string_view text) {
-  std::string out;
-  for (char c : text) {
-    switch (c) {
-      case '&':
-        out += "&amp;";
-        break;
-      case '<':
-        out += "&lt;";
-        break;
-      case '>':
-        out += "&gt;";
-        break;
-      case '"':
-        out += "&quot;";
-        break;
-      default:
-        out += (unsigned char)(c) < 0x20 ? ' ' : c;  // XML has no control characters
-    }
-  }
-  return out;
-}
-
 Points drawable(const Points& points, const LossCurve& curve) {
   Points out;
   std::copy_if(points.begin(), points.end(), std::back_inserter(out), [&](const LossPoint& p) {
@@ -179,9 +156,9 @@ std::string loss_svg(const LossCurve& curve) {
       "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {0} {1}\" width=\"{0}\" height=\"{1}\" role=\"img\">\n"
       "<title>{2}</title>\n{3}<rect class=\"paper\" width=\"{0}\" height=\"{1}\"/>\n"
       "<clipPath id=\"plot\"><rect x=\"{4}\" y=\"{5}\" width=\"{6}\" height=\"{7}\"/></clipPath>\n",
-      width, height, escaped(curve.title), style, left, top - 4, right - left + 2, bottom - top + 4);
-  out += fmt::format("<text class=\"title\" x=\"{}\" y=\"30\">{}</text>\n", left, escaped(curve.title));
-  out += fmt::format("<text class=\"muted\" x=\"{}\" y=\"50\">{}</text>\n", left, escaped(curve.subtitle));
+      width, height, xml_text(curve.title), style, left, top - 4, right - left + 2, bottom - top + 4);
+  out += fmt::format("<text class=\"title\" x=\"{}\" y=\"30\">{}</text>\n", left, xml_text(curve.title));
+  out += fmt::format("<text class=\"muted\" x=\"{}\" y=\"50\">{}</text>\n", left, xml_text(curve.subtitle));
   out += axes(plot);
 
   std::vector<LegendRow> rows;

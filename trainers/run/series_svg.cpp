@@ -19,14 +19,8 @@ constexpr double width = 860, height = 460, left = 70, right = 620, top = 56, bo
 constexpr const char* colours[] = {"#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00",
                                    "#56b4e9", "#7a5195", "#8c6d31", "#777777", "#b5179e"};
 
-std::string escaped(const std::string& text) {
-  std::string out;
-  for (char c : text) out += c == '&' ? "&amp;" : c == '<' ? "&lt;" : std::string(1, c);
-  return out;
-}
-
 std::string label(double x, double y, const std::string& text, const std::string& more) {
-  return fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\"{}>{}</text>\n", x, y, more, escaped(text));
+  return fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\"{}>{}</text>\n", x, y, more, xml_text(text));
 }
 
 std::string axes(const Axis& x, const Axis& y) {
@@ -58,7 +52,7 @@ std::string series_svg(const SeriesPlot& plot) {
       "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {0} {1}\" width=\"{0}\" height=\"{1}\" role=\"img\" "
       "font-family=\"Helvetica,Arial,sans-serif\" font-size=\"12\" fill=\"#1f2328\">\n<title>{2}</title>\n"
       "<rect width=\"{0}\" height=\"{1}\" fill=\"#fff\"/>\n",
-      width, height, escaped(plot.title));
+      width, height, xml_text(plot.title));
   out += label(left, 30, plot.title, " font-size=\"16\" font-weight=\"600\"") + axes(x, y);
   out += label((left + right) / 2, height - 16, plot.x_label, " text-anchor=\"middle\"");
   out += label(18, (top + bottom) / 2, plot.y_label,

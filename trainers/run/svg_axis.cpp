@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/utf8.h"
+
 namespace basis::trainers {
 namespace {
 
@@ -69,6 +71,23 @@ Axis make_axis(double low, double high, int count, bool log, bool widen) {
     linear_ticks(axis, axis.log ? 2 * count : count, widen);
   }
   return axis;
+}
+
+std::string xml_text(std::string_view text) {
+  std::string out;
+  for (char c : core::printable(text)) {
+    if (c == '&')
+      out += "&amp;";
+    else if (c == '<')
+      out += "&lt;";
+    else if (c == '>')
+      out += "&gt;";
+    else if (c == '"')
+      out += "&quot;";
+    else
+      out += c == '\n' || c == '\t' ? ' ' : c;
+  }
+  return out;
 }
 
 }  // namespace basis::trainers

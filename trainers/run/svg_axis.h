@@ -1,6 +1,8 @@
-// One axis of a plot: the range of the data, its ticks, and the way from data to pixels.
+// One axis of a plot: the range of the data, its ticks, and the way from data to pixels; and text within a plot.
 #pragma once
 
+#include <string>
+#include <string_view>
 #include <vector>
 
 namespace basis::trainers {
@@ -19,5 +21,8 @@ struct Axis {
 // logarithmic axis over a decade or more 1, 2, 5 or powers of ten). `widen` moves the ends out to ticks (linear) or
 // leaves a margin.
 Axis make_axis(double low, double high, int count, bool log, bool widen);
+
+// Any text as XML may hold it: markup escaped, control characters and bytes that are not UTF-8 written out.
+std::string xml_text(std::string_view text);
 
 }  // namespace basis::trainers

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <map>
 #include <mutex>
+#include <new>
 #include <set>
 #include <vector>
 
@@ -135,7 +136,12 @@ Storage::~Storage() {
     if (guarded_blocks().erase(this) && !guard_intact(*this)) ++damaged_count;
     block -= kGuard;
   }
-  p.list(pool)[capacity].push_back(block);
+  try {
+    p.list(pool)[capacity].push_back(block);
+  } catch (const std::bad_alloc&) {  // no memory left even for the list: then the block is what is needed
+    backend(device.type).release(device.index, block, capacity);
+    p.stats.reserved -= capacity;
+  }
 }
 
 MemoryStats memory_stats(Device device) {

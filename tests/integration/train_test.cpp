@@ -12,6 +12,7 @@
 #include <sstream>
 #include <thread>
 
+#include "core/device.h"
 #include "tests/support/process.h"
 
 namespace basis {
@@ -214,6 +215,17 @@ TEST_F(Program, AShardBringsItsTokenizer) {
   bytes[bytes.size() - 9] ^= 1;
   EXPECT_EQ(run({"inspect", write("damaged.h5", bytes)}), 4) << log();
 }
+
+#ifndef __SANITIZE_ADDRESS__  // which reserves more than the limit for itself
+TEST_F(Program, RunningOutOfMemoryIsOneMessage) {
+  if (core::has_backend(core::DeviceType::cuda)) GTEST_SKIP() << "CUDA's libraries alone reserve more than the limit";
+  std::string limited = "ulimit -v 1500000; exec \"$0\" \"$@\"";
+  pid_t child = tests::start_process(
+      {"sh", "-c", limited, BASIS_BINARY, "train", config("big"), "model.n_layer=100000"}, path("log"));
+  EXPECT_EQ(finish(child), 1) << log();
+  EXPECT_NE(log().find("out of memory"), std::string::npos) << log();
+}
+#endif
 
 TEST_F(Program, VersionListsTheFeatures) {
   ASSERT_EQ(run({"--version"}), 0);

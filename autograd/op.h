@@ -103,10 +103,7 @@ std::vector<Var> apply_all(const typename Op::Attrs& attrs, const std::vector<Va
   }
   auto backward = [context = std::move(context), attrs](const Tensors& grads) {
     return [&]<size_t... I>(std::index_sequence<I...>)->Tensors {
-      if constexpr (requires { Op::strided_gradients; })
-        return Op::backward(context, attrs, grads[I]...);
-      else
-        return Op::backward(context, attrs, grads[I].contiguous()...);
+      return Op::backward(context, attrs, grads[I].contiguous()...);
     }
     (std::make_index_sequence<n_out>{});
   };

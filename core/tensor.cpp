@@ -41,26 +41,18 @@ void Tensor::require_dtype(DType wanted) const {
 }
 
 Tensor Tensor::view(const Shape& shape) const {
-  Tensor t = *this;
-  t.shape_ = shape;
-  // From the last axis on: the new axes share out runs of old ones that lie without gaps in each other.
-  int j = shape.dim() - 1;
-  bool fits = shape.numel() == numel_;
-  for (int i = shape_.dim() - 1; fits && numel_ > 0 && i >= 0; --i) {
-    int64_t step = strides_[i], elements = shape_[i], taken = 1;
-    for (; i > 0 && (shape_[i - 1] == 1 || strides_[i - 1] == elements * step); --i) elements *= shape_[i - 1];
-    for (; j >= 0 && (taken < elements || shape[j] == 1); --j) {
-      t.strides_[j] = taken * step;
-      taken *= shape[j];
-    }
-    fits = taken == elements;
-  }
-  if (!fits)
+  if (shape.numel() != numel_ || !is_contiguous())
     throw Error({.where = "view",
                  .expected = "a contiguous tensor of " + std::to_string(shape.numel()) + " elements",
                  .got = shape_.str() + (is_contiguous() ? "" : ", not contiguous"),
                  .remedy = "call contiguous() first"});
-  for (int64_t stride = 1; j >= 0; stride *= shape[j--]) t.strides_[j] = stride;  // of one element, or none
+  Tensor t = *this;
+  t.shape_ = shape;
+  int64_t stride = 1;
+  for (int i = shape.dim() - 1; i >= 0; --i) {
+    t.strides_[i] = stride;
+    stride *= shape[i];
+  }
   return t;
 }
 

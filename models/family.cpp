@@ -64,7 +64,6 @@ MixerOptions mixer_options(const ModelConfig& c, int layer, bool causal) {
           .window = m.window,
           .sink = m.sink,
           .dropout = c.dropout,
-          .packed_gradients = !latent && !rope_options(c),
           .k = m.k,
           .max_seq_len = c.max_seq_len,
           .tile = m.tile,

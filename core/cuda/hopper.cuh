@@ -136,13 +136,6 @@ __device__ __forceinline__ void copy_5d(uint32_t to, const CUtensorMap* map, uin
       : "memory");
 }
 
-// `bytes` from global to shared memory, all three in sixteens.
-__device__ __forceinline__ void copy_bulk(uint32_t to, const void* from, uint32_t bytes, uint32_t bar) {
-  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
-               "l"(from), "r"(bytes), "r"(bar)
-               : "memory");
-}
-
 // Register budgets of a warpgroup.
 template <int N>
 __device__ __forceinline__ void give_registers() {

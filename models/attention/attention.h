@@ -66,7 +66,6 @@ struct MixerOptions {
   bool causal = true;
   int64_t window = 0, sink = 0;
   double dropout = 0;
-  bool packed_gradients = false;        // of q, k and v, where nothing lies between their projections and the mixer
   int64_t k = 16, max_seq_len = 0;      // conv_basis: a breakpoint every ceil(max_seq_len / k) positions
   std::string tile = "auto";            // conv_basis: positions of an FFT tile
   std::string breakpoints = "uniform";  // or recover, with ops::RecoverOptions' window (probe), delta and epsilon;

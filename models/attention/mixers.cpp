@@ -2,7 +2,6 @@
 
 #include <cmath>
 
-#include "core/experiment.h"
 #include "core/log.h"
 #include "models/attention/mixer_parts.h"
 #include "ops/conv_basis/conv_basis.h"
@@ -21,7 +20,6 @@ ops::AttentionOptions attention_options(const MixerOptions& o, const Pass& pass)
   a.window = o.window;
   a.sink = o.sink;
   a.key_lengths = pass.key_lengths;
-  a.packed_gradients = o.packed_gradients && core::experiment("packed");
   if (pass.training && o.dropout > 0) {
     a.dropout = o.dropout;
     a.seed = pass.random->seed();

@@ -23,7 +23,6 @@ struct AttentionOptions {
   uint64_t seed = 0,
            stream = 0;  // element (b,h,i,j) takes word n % 4 of philox(seed, stream, n / 4), n its linear index
   const uint64_t* base = nullptr;  // on q's device: added to stream
-  bool packed_gradients = false;   // those of q, k and v may be slices of one [B,T,3,H,D]
 
   AttentionOptions to(Device device) const {
     AttentionOptions o = *this;

@@ -13,7 +13,6 @@
 #pragma once
 
 #include "core/cuda/launch.cuh"
-#include "core/experiment.h"
 #include "ops/common/norm_rows_cuda.cuh"
 #include "ops/common/normed.h"
 
@@ -32,14 +31,11 @@ T* pointer(const Tensor& t) {
 template <class T, int W, int Passes, bool Rms, bool Ordered>
 __global__ void __launch_bounds__(kThreads)
     forward_kernel(const T* x, const T* residual, const T* weight, const T* bias, const int32_t* order,
-                   Accumulator<T> eps, T* y, T* sum, Accumulator<T>* mean, Accumulator<T>* rstd, int64_t n, int64_t c,
-                   bool downwards) {
+                   Accumulator<T> eps, T* y, T* sum, Accumulator<T>* mean, Accumulator<T>* rstd, int64_t n, int64_t c) {
   using A = Accumulator<T>;
   using R = Row<T, W, Passes>;
-  int64_t row = int64_t(blockIdx.x) * kWarps + threadIdx.x / 32;
+  int64_t row = int64_t(blockIdx.x) * kWarps + threadIdx.x / 32, at = row * c;
   if (row >= n) return;
-  if (downwards) row = n - 1 - row;
-  int64_t at = row * c;
   R in, w, b;
   in.load(x + at, c);
   if (residual) {
@@ -85,8 +81,7 @@ __global__ void __launch_bounds__(kThreads)
 template <class T, int W, int Passes, bool Rms, bool Ordered>
 __global__ void __launch_bounds__(kBackwardThreads)
     backward_kernel(const T* x, const T* weight, const Accumulator<T>* mean, const Accumulator<T>* rstd, const T* dy,
-                    const T* dsum, const int32_t* order, T* dx, Accumulator<T>* partials, int64_t n, int64_t c,
-                    bool downwards) {
+                    const T* dsum, const int32_t* order, T* dx, Accumulator<T>* partials, int64_t n, int64_t c) {
   using A = Accumulator<T>;
   using R = Row<T, W, Passes>;
   extern __shared__ double shared_memory[];
@@ -95,21 +90,18 @@ __global__ void __launch_bounds__(kBackwardThreads)
   A dw[Passes][W] = {}, db[Passes][W] = {};
   R w;
   w.load(weight, c);
-  auto place = [&](int64_t k) { return downwards ? n - 1 - k : k; };  // of the k-th row
-  auto fetch = [&](int64_t k, int into) {
-    if (k < n) {
-      int64_t row = place(k);
+  auto fetch = [&](int64_t row, int into) {
+    if (row < n) {
       rows.fetch(into, 0, x + row * c, c);
       rows.fetch(into, 1, dy + row * c, c);
       if (dsum) rows.fetch(into, 2, dsum + row * c, c);
     }
     end_copy_group();
   };
-  int64_t k = int64_t(blockIdx.x) * kBackwardWarps + warp, step = int64_t(gridDim.x) * kBackwardWarps;
-  fetch(k, 0);
-  for (; k < n; k += step, turn ^= 1) {
-    fetch(k + step, turn ^ 1);
-    int64_t row = place(k);
+  int64_t row = int64_t(blockIdx.x) * kBackwardWarps + warp, step = int64_t(gridDim.x) * kBackwardWarps;
+  fetch(row, 0);
+  for (; row < n; row += step, turn ^= 1) {
+    fetch(row + step, turn ^ 1);
     A mu = 0, inverse = rstd[row], g_sum = 0, gx_sum = 0;
     if constexpr (!Rms) mu = mean[row];
     wait_for_copy_groups<1>();
@@ -240,6 +232,21 @@ bool whole_vectors(const int32_t* order) {
   return reinterpret_cast<uintptr_t>(order) % alignof(Vec<int32_t, W>) == 0;
 }
 
+// run(std::integral_constant<int, Passes>) with the fewest vectors of W a lane that hold a row, or false.
+template <int W, class Run>
+bool with_passes(int64_t c, Run run) {
+  constexpr int kMost = 32 / W;  // 32 elements a lane
+  auto try_one = [&](auto passes) {
+    if (decltype(passes)::value > kMost || c > decltype(passes)::value * 32 * W) return false;
+    run(passes);
+    return true;
+  };
+  return try_one(std::integral_constant<int, 1>{}) || try_one(std::integral_constant<int, 2>{}) ||
+         try_one(std::integral_constant<int, 3>{}) || try_one(std::integral_constant<int, 4>{}) ||
+         try_one(std::integral_constant<int, (kMost < 6 ? 4 : 6)>{}) ||
+         try_one(std::integral_constant<int, (kMost < 8 ? 4 : 8)>{});
+}
+
 template <class T, bool Rms>
 void forward(const Tensor& x, const Tensor& residual, const Tensor& weight, const Tensor& bias, const NormAttrs& a,
              const Tensor& y, const Tensor& sum, const Tensor& mean, const Tensor& rstd) {
@@ -254,7 +261,7 @@ void forward(const Tensor& x, const Tensor& residual, const Tensor& weight, cons
         auto kernel = order ? forward_kernel<T, W, kPasses, Rms, true> : forward_kernel<T, W, kPasses, Rms, false>;
         launch_shared(kernel, x.device(), dim3(unsigned(ceil_div(n, kWarps))), kThreads,
                       order ? size_t(kWarps * c) * sizeof(T) : 0, in, r, w, b, order, A(a.eps), out, s,
-                      pointer<A>(mean), rstd.data<A>(), n, c, experiment("down"));
+                      pointer<A>(mean), rstd.data<A>(), n, c);
       }))
     return;
   launch(wide_forward_kernel<T, Rms>, x.device(), n, kThreads, in, r, w, b, order, A(a.eps), out, s, pointer<A>(mean),
@@ -279,7 +286,7 @@ void backward(const Tensor& x, const Tensor& weight, const Tensor& mean, const T
                     order ? backward_kernel<T, W, kPasses, Rms, true> : backward_kernel<T, W, kPasses, Rms, false>;
                 launch_shared(kernel, x.device(), dim3(unsigned(blocks)), kBackwardThreads,
                               std::max(rows, size_t(2 * c) * sizeof(A)), in, w, pointer<A>(mean), rstd.data<A>(), d, s,
-                              channels, out, pointer<A>(partials), n, c, experiment("down"));
+                              channels, out, pointer<A>(partials), n, c);
               });
   if (!done)
     launch(wide_backward_kernel<T, Rms>, x.device(), blocks, kThreads, in, w, pointer<A>(mean), rstd.data<A>(), d, s,

@@ -60,19 +60,4 @@ struct RowBuffers {
   }
 };
 
-// run(std::integral_constant<int, Passes>) with the fewest vectors of W a lane that hold a row, or false.
-template <int W, class Run>
-bool with_passes(int64_t c, Run run) {
-  constexpr int kMost = 32 / W;  // 32 elements a lane
-  auto try_one = [&](auto passes) {
-    if (decltype(passes)::value > kMost || c > decltype(passes)::value * 32 * W) return false;
-    run(passes);
-    return true;
-  };
-  return try_one(std::integral_constant<int, 1>{}) || try_one(std::integral_constant<int, 2>{}) ||
-         try_one(std::integral_constant<int, 3>{}) || try_one(std::integral_constant<int, 4>{}) ||
-         try_one(std::integral_constant<int, (kMost < 6 ? 4 : 6)>{}) ||
-         try_one(std::integral_constant<int, (kMost < 8 ? 4 : 8)>{});
-}
-
 }  // namespace basis::ops::norm

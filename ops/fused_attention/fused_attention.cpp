@@ -37,17 +37,8 @@ struct FusedAttention {
 
   static Tensors backward(const Context& ctx, const Attrs& a, const Tensor& dout) {
     const Tensor &q = ctx.saved(0), &k = ctx.saved(1), &v = ctx.saved(2);
-    const Tensor &o = ctx.saved(3), &lse = ctx.saved(4);
-    const AttentionEngine* e = engine_for(q);
     Tensor dq, dk, dv;
-    bool alike = q.shape() == k.shape() && q.shape() == v.shape();
-    if (a.packed_gradients && alike && e && q.numel()) {  // the projections' gradient is then one product (ops/linear)
-      Tensor all = Tensor::empty({q.size(0), q.size(1), 3, q.size(2), q.size(3)}, q.dtype(), q.device());
-      Shape wide{q.size(0), q.size(1), 3 * q.size(2), q.size(3)};
-      auto part = [&](int64_t i) { return all.view(wide).slice(2, i * q.size(2), (i + 1) * q.size(2)); };
-      if (e->backward(q, k, v, o, lse, dout, a, dq = part(0), dk = part(1), dv = part(2))) return {dq, dk, dv};
-    }
-    if (alike && q.bytes() % 256 == 0) {
+    if (q.shape() == k.shape() && q.shape() == v.shape() && q.bytes() % 256 == 0) {
       // In one block: the projections' gradients are then one batched product (ops/linear).
       Tensor all = Tensor::empty({3, q.size(0), q.size(1), q.size(2), q.size(3)}, q.dtype(), q.device());
       auto part = [&](int64_t i) { return all.slice(0, i, i + 1).view(q.shape()); };
@@ -55,6 +46,8 @@ struct FusedAttention {
     } else {
       dq = q.empty_like(), dk = k.empty_like(), dv = v.empty_like();
     }
+    const Tensor &o = ctx.saved(3), &lse = ctx.saved(4);
+    const AttentionEngine* e = engine_for(q);
     if (!dout.numel()) {
       for (const Tensor& t : {dq, dk, dv}) core::fill(t, 0);
     } else if (!(e && e->backward(q, k, v, o, lse, dout, a, dq, dk, dv))) {

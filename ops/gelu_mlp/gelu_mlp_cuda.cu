@@ -1,7 +1,6 @@
 // GELU and its slope are memory-bound passes: 4 bytes a hidden channel forward, 6 backward in 16 bits, where the first
 // bias's gradient is summed on the way. With `epilogue`, halves with widths of eight go through cuBLASLt's epilogues
 // instead, which move the hidden channels once; on an H200 the products lost more than that by it.
-#include "core/experiment.h"
 #include "core/gemm/gemm.h"
 #include "ops/common/column_sum.h"
 #include "ops/common/map_cuda.cuh"
@@ -25,7 +24,7 @@ constexpr int kMostThreads = 256;
 struct Tiles {
   int threads;
   dim3 grid;
-  int64_t rows;  // of a slice; 0: the slices take turns, from the last row down
+  int64_t rows;  // of a slice
 
   template <class... Params>
   Tiles(void (*kernel)(Params...), int64_t n, int64_t c, int w) {
@@ -33,16 +32,6 @@ struct Tiles {
     threads = int(ceil_div(ceil_div(ceil_div(c, w), columns), 32) * 32);
     rows = ceil_div(n, std::clamp<int64_t>(resident_blocks(kernel, threads) / columns, 1, ceil_div(n, 8)));
     grid = dim3(unsigned(columns), unsigned(ceil_div(n, rows)));
-    if (core::experiment("down")) rows = 0;
-  }
-};
-
-// The rows of a block.
-struct Slice {
-  int64_t begin, step, count;
-  __device__ Slice(int64_t n, int64_t rows) {
-    begin = rows ? blockIdx.y * rows : n - 1 - blockIdx.y, step = rows ? 1 : -int64_t(gridDim.y);
-    count = rows ? min(rows, n - begin) : begin / gridDim.y + 1;
   }
 };
 
@@ -51,12 +40,11 @@ template <int W, class T>
 __global__ void __launch_bounds__(kMostThreads)
     value_kernel(const T* pre, const T* bias, T* hidden, int64_t n, int64_t c, int64_t rows) {
   int64_t j = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) * W;
-  Slice slice(n, rows);
+  int64_t begin = blockIdx.y * rows, end = begin + rows < n ? begin + rows : n;
   if (j >= c) return;
   Vec<T, W> b = load_vec<W>(bias + j);
 #pragma unroll 4
-  for (int64_t turn = 0; turn < slice.count; ++turn) {
-    int64_t i = slice.begin + turn * slice.step;
+  for (int64_t i = begin; i < end; ++i) {
     Vec<T, W> v = load_vec<W>(pre + i * c + j);
 #pragma unroll
     for (int k = 0; k < W; ++k) v.v[k] = device_convert<T>(Gelu<T>::value(widen(v.v[k]) + widen(b.v[k])));
@@ -97,13 +85,12 @@ __global__ void __launch_bounds__(kMostThreads)
     slope_kernel(const T* pre, const T* bias, T* d, Accumulator<T>* partial, int64_t n, int64_t c, int64_t rows) {
   using A = Accumulator<T>;
   int64_t j = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) * W;
-  Slice slice(n, rows);
+  int64_t begin = blockIdx.y * rows, end = begin + rows < n ? begin + rows : n;
   if (j >= c) return;
   A sum[W] = {};
   Vec<T, W> b = load_vec<W>(bias + j);
 #pragma unroll 2
-  for (int64_t turn = 0; turn < slice.count; ++turn) {
-    int64_t i = slice.begin + turn * slice.step;
+  for (int64_t i = begin; i < end; ++i) {
     Vec<T, W> p = load_vec<W>(pre + i * c + j), v = load_vec<W>(d + i * c + j);
 #pragma unroll
     for (int k = 0; k < W; ++k) {

@@ -14,7 +14,6 @@ template <class T, class Out>
 struct Columns {
   const T* x[kMost];
   Out* out[kMost];
-  int64_t stride;  // between rows of x
 };
 
 // out [gridDim.y, c]: of each slice of rows.
@@ -29,7 +28,7 @@ __global__ void __launch_bounds__(kMostThreads)
   A sum[W] = {};
 #pragma unroll 8
   for (int64_t i = begin; i < end; ++i) {
-    Vec<T, W> v = load_vec<W>(x + i * columns.stride + j);
+    Vec<T, W> v = load_vec<W>(x + i * c + j);
 #pragma unroll
     for (int k = 0; k < W; ++k) sum[k] += widen(v.v[k]);
   }
@@ -49,7 +48,7 @@ __global__ void __launch_bounds__(32 * kWarps) sum_kernel(Columns<T, Out> column
   A sum = 0;
   if (j < c) {
 #pragma unroll 8
-    for (int64_t i = warp; i < n; i += kWarps) sum += widen(x[i * columns.stride + j]);
+    for (int64_t i = warp; i < n; i += kWarps) sum += widen(x[i * c + j]);
   }
   partial[warp][lane] = sum;
   __syncthreads();
@@ -69,16 +68,15 @@ template <class T, class Out>
 void sum_columns(Device device, const Columns<T, Out>& columns, size_t count, int64_t n, int64_t c) {
   using A = Accumulator<T>;
   if (n <= 1024) return add_rows(device, columns, count, n, c);
-  bool wide =
-      columns.stride % kVecWidth<T> == 0 && aligned16<T>(c, {columns.x[0], columns.x[count > 1], columns.x[count - 1]});
+  bool wide = aligned16<T>(c, {columns.x[0], columns.x[count > 1], columns.x[count - 1]});
   auto kernel = wide ? slices_kernel<kVecWidth<T>, T> : slices_kernel<1, T>;
   int64_t vectors = wide ? c / kVecWidth<T> : c, tiles = ceil_div(vectors, kMostThreads);
   int threads = int(ceil_div(ceil_div(vectors, tiles), 32) * 32);
   int64_t rows = ceil_div(n, std::clamp<int64_t>(resident_blocks(kernel, threads) / (tiles * int64_t(count)), 1, 1024));
   int64_t slices = ceil_div(n, rows);
   Tensor partial = Tensor::empty({int64_t(count), slices, c}, dtype_of<A>(), device);
-  Columns<T, A> first{.stride = columns.stride};
-  Columns<A, Out> second{.stride = c};
+  Columns<T, A> first{};
+  Columns<A, Out> second{};
   for (size_t i = 0; i < count; ++i) {
     A* mine = partial.data<A>() + int64_t(i) * slices * c;
     first.x[i] = columns.x[i], first.out[i] = mine;
@@ -94,7 +92,7 @@ void column_sums_cuda(const autograd::Tensors& xs, const autograd::Tensors& outs
   using A = Accumulator<T>;
   auto run = [&]<class Out>(std::type_identity<Out>) {
     for (size_t begin = 0; begin < xs.size(); begin += kMost) {
-      Columns<T, Out> columns{.stride = xs[0].stride(0)};
+      Columns<T, Out> columns{};
       size_t count = std::min(kMost, xs.size() - begin);
       for (size_t i = 0; i < count; ++i)
         columns.x[i] = xs[begin + i].data<T>(), columns.out[i] = outs[begin + i].data<Out>();

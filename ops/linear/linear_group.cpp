@@ -44,7 +44,7 @@ std::array<Tensor, N> weight_gradients(const Tensor& x, const std::array<Tensor,
   auto dws = affine::adjacent<N>({out, in}, affine::wide(x.dtype()), x.device());
   core::Gemm g{.trans_a = true, .m = out, .n = in, .k = dy.size(0), .batch = int64_t(N)};
   g.a = dy.raw(), g.b = x.raw(), g.c = dws[0].raw();
-  g.lda = dy.stride(0), g.ldb = g.ldc = in, g.stride_a = from_dy, g.stride_c = out * in;
+  g.lda = out, g.ldb = g.ldc = in, g.stride_a = from_dy, g.stride_c = out * in;
   g.c_wide = dws[0].dtype() != x.dtype();
   core::gemm(g, x.dtype(), x.device());
   return dws;
@@ -68,58 +68,17 @@ void bias_gradients(const Context& ctx, const std::array<Tensor, N>& dys, Tensor
   if (!xs.empty()) column_sums(xs[0].device().type, xs[0].dtype(), xs, outs);
 }
 
-// Whether the dys [..., c] lie side by side in rows of N c, as attention may write them.
 template <size_t N>
-bool side_by_side(const std::array<Tensor, N>& dys) {
-  int last = dys[0].dim() - 1;
-  int64_t c = dys[0].size(-1), n = 1;
-  if (!dys[0].numel() || dys[0].device().is_cpu()) return false;
-  for (size_t i = 0; i < N; ++i) {
-    if (!(dys[i].shape() == dys[0].shape()) || !dys[i].shares_memory_with(dys[0])) return false;
-    auto from = static_cast<const char*>(dys[i].raw()) - static_cast<const char*>(dys[0].raw());
-    if (from != int64_t(i) * c * core::size_of(dys[0].dtype()) || dys[i].stride(last) != 1) return false;
-    n = 1;
-    for (int axis = last - 1; axis >= 0; n *= dys[i].size(axis--))
-      if (dys[i].size(axis) != 1 && dys[i].stride(axis) != n * int64_t(N) * c) return false;
-  }
-  return n > 1;
-}
-
-// dx = sum of dy_i W_i, as one product where the W_i have no gaps between them either.
-template <size_t N>
-Tensor input_gradient(const std::array<Tensor, N>& dys, const std::array<Tensor, N>& ws) {
-  Tensor dx = Tensor::empty(affine::with_last(dys[0], ws[0].size(1)), dys[0].dtype(), dys[0].device());
-  int64_t c = dys[0].size(-1), in = ws[0].size(1);
-  bool one = affine::spacing(ws) == c * in;
-  core::Gemm g{
-      .m = dx.numel() / in, .n = in, .k = one ? int64_t(N) * c : c, .lda = int64_t(N) * c, .ldb = in, .ldc = in};
-  g.c = dx.raw();
-  for (size_t i = 0; i < (one ? 1 : N); ++i) {
-    g.a = dys[i].raw(), g.b = ws[i].raw(), g.beta = i ? 1 : 0;
-    core::gemm(g, dx.dtype(), dx.device());
-  }
-  return dx;
-}
-
-template <size_t N>
-Tensors backward_group(const Context& ctx, const std::array<Tensor, N>& given) {
+Tensors backward_group(const Context& ctx, const std::array<Tensor, N>& dys) {
   Tensors gradients(1 + 2 * N);
   bool all = true;
   for (size_t i = 0; i < N; ++i) all &= ctx.needs(int(weight_at(i)));
-  std::array<Tensor, N> dys = given, dws;
-  bool packed = all && side_by_side(dys);
-  if (!packed)
-    for (Tensor& dy : dys) dy = dy.contiguous();
-  int64_t from_dy = packed ? dys[0].size(-1) : all && dys[0].numel() ? affine::spacing(dys) : 0;
+  int64_t from_dy = all && dys[0].numel() ? affine::spacing(dys) : 0;
+  std::array<Tensor, N> dws;
   if (from_dy) dws = weight_gradients(ctx.saved(0), dys, from_dy);
-  if (packed && ctx.needs(0)) {
-    std::array<Tensor, N> ws;
-    for (size_t i = 0; i < N; ++i) ws[i] = ctx.saved(int(1 + i));
-    gradients[0] = input_gradient(dys, ws);
-  }
   for (size_t i = 0; i < N; ++i) {
     size_t at = weight_at(i);
-    if (!packed && ctx.needs(0)) affine::add_input_gradient(dys[i], ctx.saved(1 + i), gradients[0]);
+    if (ctx.needs(0)) affine::add_input_gradient(dys[i], ctx.saved(1 + i), gradients[0]);
     if (ctx.needs(int(at))) gradients[at] = dws[i] ? dws[i] : affine::weight_gradient(dys[i], ctx.saved(0));
   }
   bias_gradients(ctx, dys, gradients);
@@ -155,7 +114,6 @@ REGISTER_OP(LinearPair)
 
 struct LinearTriple {
   static constexpr std::string_view name = "linear_triple";
-  static constexpr bool strided_gradients = true;
   struct Attrs {};
   static std::array<Tensor, 3> forward(Context& ctx, const Attrs&, const Tensor& x, const Tensor& w0, const Tensor& b0,
                                        const Tensor& w1, const Tensor& b1, const Tensor& w2, const Tensor& b2) {

@@ -4,15 +4,40 @@
 // in one pass, and while a block waits and computes, the row of a later block is already on its way to the L2 cache.
 // 16-bit logits use the hardware's exponential: its error is far below their rounding. Targets are not range-checked.
 #include "core/cuda/launch.cuh"
-#include "core/experiment.h"
 #include "ops/linear_cross_entropy/linear_cross_entropy.h"
-#include "ops/linear_cross_entropy/rows_cuda.cuh"
 
 namespace basis::ops {
 namespace {
 
 using namespace core;
 constexpr size_t kShared = 224 * 1024;  // bytes a block may have on Hopper, less what reductions take
+
+__device__ __forceinline__ float exp2_approximate(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+template <class T, class A>
+__device__ __forceinline__ A exp_of(A x) {
+  if constexpr (sizeof(T) == 2)
+    return __expf(x);
+  else
+    return exp(x);
+}
+
+// exp(x - shift), the shift in the form that shift_of gives it.
+template <class T, class A>
+__device__ __forceinline__ A shift_of(A x) {
+  return sizeof(T) == 2 ? x * A(1.4426950408889634) : x;
+}
+template <class T, class A>
+__device__ __forceinline__ A exp_minus(A x, A shift) {
+  if constexpr (sizeof(T) == 2)
+    return exp2_approximate(fmaf(x, 1.4426950408889634f, -shift));
+  else
+    return exp(x - shift);
+}
 
 // The row on its way to the L2 cache, a piece a thread.
 template <class T>
@@ -33,7 +58,20 @@ __global__ void __launch_bounds__(Threads, 1024 / Threads)
   T *row = logits + blockIdx.x * stride, *z = reinterpret_cast<T*>(memory);
   int vectors = int(v / W), rest = vectors * W;
   if (blockIdx.x + ahead < gridDim.x) prefetch(row + ahead * stride, v, Threads);
-  SumOfExp<T, A> mine;
+  A top = -A(INFINITY), sum = 0;  // of exp(logit - top), of this thread's logits
+  auto add = [&](const T* x, int count) {
+    A m = top;
+    for (int k = 0; k < count; ++k) m = fmax(m, widen(x[k]));  // passes over NaN, which shows in the sum
+    if (m == -A(INFINITY)) {
+      for (int k = 0; k < count; ++k)
+        if (isnan(widen(x[k]))) sum = widen(x[k]);
+      return;
+    }
+    A shift = shift_of<T>(m);
+    sum *= exp_minus<T>(top, shift);
+    for (int k = 0; k < count; ++k) sum += exp_minus<T>(widen(x[k]), shift);
+    top = m;
+  };
   for (int first = threadIdx.x; first < vectors; first += Threads * kAtOnce) {
     Vec<T, W> x[kAtOnce];
 #pragma unroll
@@ -43,12 +81,13 @@ __global__ void __launch_bounds__(Threads, 1024 / Threads)
     for (int k = 0; k < kAtOnce; ++k)
       if (first + k * Threads < vectors) {
         store_vec(z + (first + k * Threads) * W, x[k]);
-        mine.add(x[k].v, W);
+        add(x[k].v, W);
       }
   }
-  for (int j = rest + int(threadIdx.x); j < v; j += Threads) mine.add(&(z[j] = row[j]), 1);
-  A all = block_reduce<Max, Threads>(mine.top);
-  A log_sum = all + log(block_reduce<Sum, Threads>(mine.below(all)));
+  for (int j = rest + int(threadIdx.x); j < v; j += Threads) add(&(z[j] = row[j]), 1);
+  A all = block_reduce<Max, Threads>(top);
+  if (sum != 0) sum *= exp_minus<T>(top, shift_of<T>(all));
+  A log_sum = all + log(block_reduce<Sum, Threads>(sum));
   int target = targets[blockIdx.x];
   bool ignored = target == ignore;
   if (threadIdx.x == 0) loss[blockIdx.x] = ignored ? A(0) : log_sum - widen(z[target]);
@@ -149,33 +188,10 @@ void run_staged(const Tensor& logits, const Tensor& targets, int32_t ignore, con
                 targets.data<int32_t>(), ignore, loss.data<A>(), v, stride, resident);
 }
 
-bool has_bulk_copies(Device device) {
-  int major = 0;
-  CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device.index));
-  return major >= 9;
-}
-
-// Rows that two blocks of a multiprocessor hold.
-template <class T>
-bool run_rows(const Tensor& logits, const Tensor& targets, int32_t ignore, const Tensor& loss) {
-  if constexpr (sizeof(T) == 2) {
-    int64_t n = logits.size(0), v = logits.size(1), stride = logits.stride(0);
-    size_t bytes = size_t(v) * sizeof(T);
-    if (!experiment("rows") || v % 8 || !aligned16<T>(stride, {logits.data<T>()}) || bytes > kShared / 2 ||
-        !has_bulk_copies(logits.device()))
-      return false;
-    launch_shared(rows_kernel<T>, logits.device(), dim3(unsigned(std::min<int64_t>(n, 132 * 2))), kRowThreads + 32,
-                  bytes, logits.data<T>(), targets.data<int32_t>(), ignore, loss.data<float>(), n, int(v), stride);
-    return true;
-  }
-  return false;
-}
-
 template <class T>
 void chunk(const Tensor& logits, const Tensor& targets, int32_t ignore, bool gradient, const Tensor& loss,
            const Tensor& hits) {
   int64_t v = logits.size(1);
-  if (gradient && !hits && v > 4096 && run_rows<T>(logits, targets, ignore, loss)) return;
   if (gradient && !hits && v > 4096 && size_t(v) * sizeof(T) <= kShared)
     return run_staged<T>(logits, targets, ignore, loss);
   auto f = v <= 32 * kVecWidth<T> ? run<32, T> : v <= 128 * kVecWidth<T> ? run<128, T> : run<512, T>;

@@ -7,7 +7,6 @@ namespace basis::ops {
 
 struct View {
   static constexpr std::string_view name = "view";
-  static constexpr bool strided_gradients = true;
   struct Attrs {
     Shape shape, from;
   };
@@ -16,18 +15,7 @@ struct View {
     require(x.numel() == a.shape.numel(), name, a.shape.str(), describe(x));
     return x.view(a.shape);
   }
-  static Tensors backward(const Context&, const Attrs& a, const Tensor& dy) {
-    return {dy.is_contiguous() || merges_last(dy, a.from) ? dy.view(a.from) : dy.contiguous().view(a.from)};
-  }
-
-  // Whether dy's last two axes, without gaps, are the last one of the shape: heads that lie in a wider row.
-  static bool merges_last(const Tensor& dy, const Shape& to) {
-    int d = dy.dim();
-    if (d < 2 || to.dim() != d - 1 || to[d - 2] != dy.size(d - 2) * dy.size(d - 1)) return false;
-    for (int i = 0; i < d - 2; ++i)
-      if (to[i] != dy.size(i)) return false;
-    return dy.stride(d - 1) == 1 && dy.stride(d - 2) == dy.size(d - 1);
-  }
+  static Tensors backward(const Context&, const Attrs& a, const Tensor& dy) { return {dy.view(a.from)}; }
 
   static std::vector<Sample<View>> samples() {
     return {{.name = "split heads", .attrs = {{2, 3, 2, 4}, {2, 3, 8}}, .inputs = {{{2, 3, 8}}}},

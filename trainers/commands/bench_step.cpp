@@ -5,7 +5,6 @@
 #include <array>
 #include <string_view>
 
-#include "core/experiment.h"
 #include "core/profile.h"
 #include "trainers/commands/bench_timing.h"
 #include "trainers/optim/optimizer.h"
@@ -50,7 +49,7 @@ const std::vector<Kind>& kinds() {
       {"matrix products", {"gemm", "nvjet", "cutlass", "xmma", "splitK", "cublas"}},
       {"optimizer", {"basis::trainers"}},
       {"normalisation", {"ops::norm::"}},
-      {"cross-entropy", {"chunk_kernel", "staged_kernel", "ops::rows_kernel", "scale_kernel"}},
+      {"cross-entropy", {"chunk_kernel", "staged_kernel", "scale_kernel"}},
       {"embedding", {"token_kernel", "table_kernel", "position_kernel", "count_kernel", "cub::"}},
       {"pointwise", {"map_kernel", "value_kernel", "slope_kernel", "drop_kernel", "rope"}},
       {"bias gradients", {"ops::(anonymous namespace)::sum_kernel", "slices_kernel"}},
@@ -148,45 +147,6 @@ double steady_seconds(core::Device device, double seconds, int64_t repeats, cons
   return queue(steps_of(2));
 }
 
-// BASIS_TRY=a,b;c;...: steps with each set of switches, taking turns.
-void compare_experiments(core::Device device, const std::function<void()>& step) {
-  std::string sets = core::experiments() + ";";
-  std::vector<std::string> names;
-  for (size_t from = 0, to; (to = sets.find(';', from)) != std::string::npos; from = to + 1)
-    names.push_back(sets.substr(from, to - from));
-  std::vector<std::function<void()>> steps;
-  std::vector<std::vector<double>> times(names.size());
-  for (const std::string& name : names) {
-    core::experiments() = name;
-    for (int i = 0; i < RecordedStep::kWarmUp; ++i) step();
-    steps.push_back(graph_recorder()(device, step));
-  }
-  auto queue = [&](size_t i, int count) {
-    return core::time_on(device,
-                         [&] {
-                           for (int k = 0; k < count; ++k) steps[i]();
-                         }) /
-           count;
-  };
-  double seconds = queue(0, 10);
-  queue(0, int(1.5 / seconds));
-  for (int round = 0; round < 3; ++round)
-    for (size_t i = 0; i < names.size(); ++i) {
-      queue(i, int(0.2 / seconds) + 1);
-      times[i].push_back(queue(i, int(1 / seconds) + 1));
-    }
-  for (size_t i = 0; i < names.size(); ++i) {
-    fmt::print(stderr, "{:40}", names[i]);
-    for (double t : times[i]) fmt::print(stderr, " {:7.2f}", t * 1e3);
-    Json k = by_kind(core::kernel_profiler()(device, steps[i]));
-    fmt::print(stderr, "  kernels {:.2f} idle {:.2f} {}:", k["ms"].get<double>(), k["idle_ms"].get<double>(),
-               k["launches"].get<int64_t>());
-    for (const auto& [kind, entry] : k["kinds"].items())
-      fmt::print(stderr, " {} {:.2f}", kind.substr(0, 6), entry["ms"].get<double>());
-    fmt::print(stderr, "\n");
-  }
-}
-
 }  // namespace
 
 Json bench_step(const StepBench& b, core::Device device) {
@@ -196,7 +156,6 @@ Json bench_step(const StepBench& b, core::Device device) {
   bool recorded = b.graph && device.is_cuda() && graph_recorder();
   Json kernels;
   for (int i = 0; i < RecordedStep::kWarmUp; ++i) work();
-  if (recorded && core::experiments().find(';') != std::string::npos) compare_experiments(device, work);
   core::reset_peak(device);
   if (recorded) work = graph_recorder()(device, work);
   double seconds = median_seconds(device, b.repeats, work);

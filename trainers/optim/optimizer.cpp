@@ -60,22 +60,19 @@ void Optimizer::update(const std::function<void(const Tensor&)>& sum_over_ranks)
 
 void Optimizer::keep_copies(DType dtype) {
   copies_.clear();
-  // One block in the order of the parameters, matrices first: alike ones at equal distances can be multiplied as a
-  // batch, and those without a gap as one (ops/linear).
+  // One block in the order of the parameters: alike ones at equal distances can be multiplied as a batch (ops/linear).
   constexpr int64_t align = 128;
   int64_t size = 0;
   for (const Slot& s : slots_) size += (s.parameter.value().numel() + align - 1) / align * align;
   Tensor all = Tensor::empty({size}, dtype, scalars_.device());
   int64_t at = 0;
-  for (bool matrices : {true, false})
-    for (Slot& s : slots_) {
-      const Tensor& value = s.parameter.value();
-      if ((value.dim() >= 2) != matrices) continue;
-      s.copy = all.slice(0, at, at + value.numel()).view(value.shape());
-      s.copy.copy_from(value);
-      copies_[value.raw()] = s.copy;
-      at += (value.numel() + align - 1) / align * align;
-    }
+  for (Slot& s : slots_) {
+    const Tensor& value = s.parameter.value();
+    s.copy = all.slice(0, at, at + value.numel()).view(value.shape());
+    s.copy.copy_from(value);
+    copies_[value.raw()] = s.copy;
+    at += (value.numel() + align - 1) / align * align;
+  }
 }
 
 StepResult Optimizer::result() const {

@@ -16,11 +16,11 @@ Tensor random(const Shape& shape, uint64_t stream, double scale = 1) {
   return Tensor::from(v, shape);
 }
 
-// ||x - y|| / ||y||, infinite where x is not finite.
-double relative(const Tensor& x, const Tensor& y) {
-  auto a = x.to_vector<double>(), b = y.to_vector<double>();
+// ||x - y|| / ||of||, of y where not given, infinite where x is not finite.
+double relative(const Tensor& x, const Tensor& y, const Tensor& of = {}) {
+  auto a = x.to_vector<double>(), b = y.to_vector<double>(), c = (of ? of : y).to_vector<double>();
   double error = 0, size = 0;
-  for (size_t i = 0; i < a.size(); ++i) error += (a[i] - b[i]) * (a[i] - b[i]), size += b[i] * b[i];
+  for (size_t i = 0; i < a.size(); ++i) error += (a[i] - b[i]) * (a[i] - b[i]), size += c[i] * c[i];
   return std::isfinite(error) ? std::sqrt(error / size) : INFINITY;
 }
 double largest(const Tensor& x, const Tensor& y) {
@@ -48,6 +48,18 @@ Results evaluate(const Inputs& x, const ConvBasisOptions& o) {
   Var y = conv_basis_attention(q, k, v, o.to(x.q.device()));
   y.backward(x.dout);
   return {y.value(), q.grad(), k.grad(), v.grad()};
+}
+
+// dq and dk are the difference of two parts, from p dp and p delta, and round beside these. The first part in f64: the
+// gradients with 0 for the output.
+Results through_values(const Inputs& x, const ConvBasisOptions& o) {
+  Tensor out = x.dout.empty_like(), lse = Tensor::empty({x.q.size(0), x.q.size(2), x.q.size(1)}, DType::f64),
+         direct = Tensor::empty(lse.shape(), DType::u8);
+  conv_basis_forward(DeviceType::cpu, DType::f64, x.q, x.k, x.v, o, out, lse, direct);
+  Results part{Tensor::zeros(out.shape(), DType::f64), x.q.empty_like(), x.k.empty_like(), x.v.empty_like()};
+  conv_basis_backward(DeviceType::cpu, DType::f64, x.q, x.k, x.v, part.o, lse, direct, x.dout, o, part.dq, part.dk,
+                      part.dv);
+  return part;
 }
 
 class ConvBasisCuda : public ::testing::Test {
@@ -85,7 +97,7 @@ TEST_F(ConvBasisCuda, AgreesWithTheCpu) {
 // groups) and in one (many), segments that end inside a tile, channels that are no multiple of anything.
 TEST_F(ConvBasisCuda, RowsOutsideOfTheFftAgreeWithTheCpu) {
   auto check = [](const std::string& name, Inputs values, ConvBasisOptions o) {
-    for (auto [dtype, forward, backward] : {std::tuple{DType::f32, 1e-5, 1e-4}, {DType::bf16, 8e-3, 0.0}}) {
+    for (auto [dtype, forward, backward] : {std::tuple{DType::f32, 1e-5, 1e-4}, {DType::bf16, 8e-3, 8e-3}}) {
       Inputs x = values.to(dtype), wide = x.to(DType::f64), on = x.to(core::cuda());
       double share = conv_basis_direct_share(on.q, on.k, on.v, o.to(core::cuda()));
       EXPECT_GT(share, 0.02) << name;
@@ -93,9 +105,9 @@ TEST_F(ConvBasisCuda, RowsOutsideOfTheFftAgreeWithTheCpu) {
       Results want = evaluate(wide, o), got = evaluate(on, o);
       EXPECT_LT(relative(got.o, want.o), forward) << name << " " << int(dtype);
       EXPECT_LT(relative(got.dv, want.dv), forward * 10) << name << " " << int(dtype);
-      if (backward == 0) continue;  // ds is a small difference of products with the rounded output
-      EXPECT_LT(relative(got.dq, want.dq), backward) << name;
-      EXPECT_LT(relative(got.dk, want.dk), backward) << name;
+      Results part = dtype == DType::f32 ? want : through_values(wide, o);
+      EXPECT_LT(relative(got.dq, want.dq, part.dq), backward) << name << " " << int(dtype);
+      EXPECT_LT(relative(got.dk, want.dk, part.dk), backward) << name << " " << int(dtype);
     }
   };
   ConvBasisOptions full{.causal = false}, window{.k = 5, .window = 9}, both{.k = 5, .causal = false, .window = 3},
@@ -114,7 +126,9 @@ TEST_F(ConvBasisCuda, RowsOutsideOfTheFftAgreeWithTheCpu) {
 }
 
 // A peak of 12 nats at the first lags of each other segment: most rows of the tile behind it would not go through the
-// FFT; their edges are left out of it instead.
+// FFT; their edges are left out of it instead. Queries of a peak are the same, so that dk sums ds over its lags, which
+// is nearly 0: the parts of dk are 4 to 7 times its size. In 16 bits they differ by the rounding of the products by
+// frequency to tf32, 2^-12 of a tile's root mean square where rows' masses are up to 32-fold apart.
 TEST_F(ConvBasisCuda, EdgesOutsideOfTheFftAgreeWithTheCpu) {
   auto check = [](const std::string& name, int64_t H, int64_t Hkv, int64_t Dv, ConvBasisOptions o) {
     int64_t T = 2048, D = 64, segment = (T + o.k - 1) / o.k;
@@ -123,16 +137,18 @@ TEST_F(ConvBasisCuda, EdgesOutsideOfTheFftAgreeWithTheCpu) {
     for (int64_t s = segment; s < T; s += 2 * segment)
       for (int64_t i = 0; i < 10 * H; ++i)
         for (int64_t d = 0; d < D; ++d) q[(s * H + i) * D + d] = 1.5 * k[(s * Hkv + i % H * Hkv / H) * D + d];
-    for (auto [dtype, tolerance] : {std::pair{DType::f32, 2e-5}, {DType::f16, 3e-3}}) {
-      Inputs x = values.to(dtype), wide = x.to(DType::f32), on = x.to(core::cuda());
-      if (T % o.k == 0 && !o.key_lengths)  // tiles begin where segments do
+    for (auto [dtype, tolerance, difference] : {std::tuple{DType::f32, 2e-5, 2e-5}, {DType::f16, 3e-3, 2e-3}}) {
+      Inputs x = values.to(dtype), wide = x.to(DType::f64), narrow = x.to(DType::f32), on = x.to(core::cuda());
+      if (T % o.k == 0 && !o.key_lengths) {  // tiles begin where segments do
         EXPECT_LT(conv_basis_direct_share(on.q, on.k, on.v, o.to(core::cuda())),
-                  conv_basis_direct_share(wide.q, wide.k, wide.v, o) / 2)
+                  conv_basis_direct_share(narrow.q, narrow.k, narrow.v, o) / 2)
             << name;
-      Results want = evaluate(x.to(DType::f64), o), got = evaluate(on, o);
+      }
+      Results want = evaluate(wide, o), got = evaluate(on, o);
+      Results part = dtype == DType::f32 ? want : through_values(wide, o);
       EXPECT_LT(relative(got.o, want.o), tolerance) << name << " " << int(dtype);
-      EXPECT_LT(relative(got.dq, want.dq), tolerance) << name << " " << int(dtype);
-      EXPECT_LT(relative(got.dk, want.dk), tolerance) << name << " " << int(dtype);
+      EXPECT_LT(relative(got.dq, want.dq, part.dq), difference) << name << " " << int(dtype);
+      EXPECT_LT(relative(got.dk, want.dk, part.dk), difference) << name << " " << int(dtype);
       EXPECT_LT(relative(got.dv, want.dv), tolerance) << name << " " << int(dtype);
     }
   };

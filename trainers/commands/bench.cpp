@@ -156,6 +156,7 @@ void add_bench_command(CLI::App& app, int& exit_code) {
       ->capture_default_str();
   command->add_option("--fused-up-to", o->conv.fused_up_to, "conv: longest sequence for fused attention; 0: all");
   command->add_flag("--full", o->conv.full, "conv: bidirectional");
+  command->add_flag("--kernels", o->conv.kernels, "conv: which kernels the time goes to, on a GPU");
   command->add_option("--svg", o->conv.svg, "conv, conv_gradient: file for a plot");
   command->add_flag("--deterministic", o->deterministic, "Only kernels that give the same bits every time");
   command->add_flag("--own-attention", o->own, "Our own fused attention where cuDNN would be taken");

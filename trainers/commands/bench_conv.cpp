@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/arena.h"
+#include "core/profile.h"
 #include "ops/attention_features/attention_features.h"
 #include "ops/conv_basis/conv_basis.h"
 #include "ops/fused_attention/fused_attention.h"
@@ -70,6 +71,24 @@ Call call_of(const Series& s, const ConvBench& o, const core::Shape& shape, core
   }
   ops::AttentionOptions fused{.causal = !o.full};
   return {{q, k, v}, [=] { return ops::fused_attention(q, k, v, fused); }, 0};
+}
+
+// The kernels of one call, longest first, in microseconds; empty where nothing can tell.
+Json kernels_of(core::Device device, const std::function<void()>& call) {
+  Json list = Json::array();
+  if (!device.is_cuda() || !core::kernel_profiler()) return list;
+  for (const core::KernelTime& k : core::kernel_profiler()(device, call))
+    list.push_back({{"name", k.name}, {"us", k.seconds * 1e6}, {"launches", k.launches}, {"idle_us", k.idle * 1e6}});
+  return list;
+}
+
+void print_kernels(const char* what, const Json& list) {
+  double all = 0, idle = 0;
+  for (const Json& k : list) all += k["us"].get<double>(), idle += k["idle_us"].get<double>();
+  fmt::print("  {}: {:.0f} us in kernels, {:.0f} between them\n", what, all, idle);
+  for (const Json& k : list)
+    fmt::print("  {:>9.1f} us {:>4} launches  {:.90}\n", k["us"].get<double>(), k["launches"].get<int64_t>(),
+               k["name"].get<std::string>());
 }
 
 std::string plot(const std::vector<Series>& all, const std::string& title) {
@@ -155,6 +174,15 @@ void bench_conv(const ConvBench& o, core::Device device, core::DType dtype) {
       if (!o.json)
         fmt::print("{:>9}  {:<18}{:>12.3f}{:>14.3f}{:>13.0f}{:>10}\n", n, all[i].name, t.forward * 1e3, t.both * 1e3,
                    peak, all[i].k ? fmt::format("{:.2f} %", 100 * call.direct) : "");
+      if (!o.kernels) continue;
+      Json forward = kernels_of(device, [&] {
+        autograd::NoGrad no_grad;
+        call.run();
+      });
+      core::Tensor cotangent = random_var(call.run().shape(), dtype, device, 99).value();
+      Json both = kernels_of(device, [&] { autograd::gradients(call.run(), call.inputs, cotangent); });
+      if (!o.json) print_kernels("forward", forward), print_kernels("forward and backward", both);
+      rows.back()["kernels"] = {{"forward", forward}, {"forward_backward", both}};
     }
   }
   Json growth = Json::object();

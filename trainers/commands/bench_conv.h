@@ -18,6 +18,7 @@ struct ConvBench {
   int64_t fused_up_to = 0;     // longest sequence that fused attention is timed on; 0: all
   double spread = 1;           // standard deviation of the logits, in nats
   bool full = false, json = false;
+  bool kernels = false;  // on a GPU: also which kernels the time goes to
   std::string svg;  // file of the plot, or empty
 };
 

@@ -19,7 +19,7 @@ struct ConvBench {
   double spread = 1;           // standard deviation of the logits, in nats
   bool full = false, json = false;
   bool kernels = false;  // on a GPU: also which kernels the time goes to
-  std::string svg;  // file of the plot, or empty
+  std::string svg;       // file of the plot, or empty
 };
 
 // Prints a table or JSON: forward and forward + backward in milliseconds, their growth as a fitted exponent, and the

@@ -40,9 +40,9 @@ struct ConvBasisOptions {
 // q [B,T,H,D], k [B,T,Hkv,D], v [B,T,Hkv,Dv], one float dtype; Hkv divides H -> [B,T,H,Dv] ([B,rows,H,Dv] with `rows`).
 // A row that sees no key gives 0. Values agree with the definition to rounding: a row whose mass is too small beside
 // its tile for the FFT is evaluated directly. Through the FFT a token moves earlier rows by rounding, on the CPU
-// those of its own tile and of the two before, no more. No finite input gives NaN on the CPU. Throws core::Error for
-// shapes, k < 1, a tile that is no power of two, and breakpoints that do not ascend (read on the CPU; unchecked on
-// CUDA).
+// those of its own tile and of the two before, no more. No finite input gives an output that is not a number: a logit
+// beyond the range of f32 (f64 for f64) is the nearest number within it. Throws core::Error for shapes, k < 1, a tile
+// that is no power of two, and breakpoints that do not ascend (read on the CPU; unchecked on CUDA).
 Var conv_basis_attention(const Var& q, const Var& k, const Var& v, const ConvBasisOptions& options = {});
 
 // The same function from the materialised T x T matrix: the reference.

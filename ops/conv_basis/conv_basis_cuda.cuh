@@ -72,6 +72,26 @@ struct Geometry {
   }
 };
 
+// The logit scale <x, y> of finite vectors of n channels where f32 does not hold it: the nearest number that it holds.
+template <class T>
+__device__ __noinline__ float bounded(const T* x, const T* y, int n, float scale) {
+  double sum = 0, most = 0x1.fffffep127;
+  for (int d = 0; d < n; ++d) sum += double(widen(x[d])) * double(widen(y[d]));
+  return float(fmin(fmax(double(scale) * sum, -most), most));
+}
+template <class T>
+__device__ __forceinline__ float logit_of(float sum, const T* x, const T* y, int n, float scale) {
+  float logit = scale * sum;
+  return isfinite(logit) ? logit : bounded(x, y, n, scale);
+}
+
+template <class T>
+__device__ __forceinline__ float near_logit(const T* x, const T* y, int n, float scale) {
+  float sum = 0;
+  for (int d = 0; d < n; ++d) sum += widen(x[d]) * widen(y[d]);
+  return logit_of(sum, x, y, n, scale);
+}
+
 // One triangle's Toeplitz factors. Lower: row u_r is scale q . k[s_r]; upper: scale q[s_r] . k.
 struct Triangle {
   bool upper;

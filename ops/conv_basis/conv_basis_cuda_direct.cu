@@ -136,7 +136,7 @@ struct Block {
           float logit = -INFINITY;
           if (j >= begin[h] && j < end[h]) {
             if (!Edges && g.near(row[h], j))
-              logit = g.scale * pair_dot(x.q + g.query(u, row[h]), x.k + g.key(u, j), g.D);
+              logit = near_logit(x.q + g.query(u, row[h]), x.k + g.key(u, j), g.D, g.scale);
             else
               logit = Edges || j <= row[h] ? low[offset[at] + row[h]] : up[above[h] + j];
           }

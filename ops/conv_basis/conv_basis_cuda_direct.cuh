@@ -25,13 +25,6 @@ __device__ __forceinline__ int64_t lower_offset(const Geometry& g, int u, int j)
 }
 __device__ __forceinline__ int64_t upper_offset(const Geometry& g, int u, int i) { return lower_offset(g, u, i); }
 
-template <class T>
-__device__ float pair_dot(const T* x, const T* y, int n) {
-  float sum = 0;
-  for (int d = 0; d < n; ++d) sum += widen(x[d]) * widen(y[d]);
-  return sum;
-}
-
 // Channels [d0, d0 + 64) of rows from(0), from(1), ... into a tile; null: zeros. Aligned: by copies that must be waited
 // for.
 template <int Threads, class T, class From>

@@ -76,7 +76,8 @@ struct Pairs {
   const RowTensors<T>& x;
   int u;
   __device__ float probability(int i, int j, float l) const {
-    return expf(g.scale * warp_dot(x.q + g.query(u, i), x.k + g.key(u, j), g.D) - l);
+    const T *query = x.q + g.query(u, i), *key = x.k + g.key(u, j);
+    return expf(logit_of(warp_dot(query, key, g.D), query, key, g.D, g.scale) - l);
   }
   __device__ float gradient(int i, int j, float p, float delta) const {
     return p * (warp_dot(x.dout + g.output(u, i), x.v + g.value(u, j), g.Dv) - delta);

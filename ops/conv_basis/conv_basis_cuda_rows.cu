@@ -6,13 +6,6 @@ namespace {
 
 constexpr int kThreads = 128;
 
-template <class T>
-__device__ float dot(const T* x, const T* y, int n) {
-  float sum = 0;
-  for (int d = 0; d < n; ++d) sum += widen(x[d]) * widen(y[d]);
-  return sum;
-}
-
 // A warp per row.
 template <class T>
 __global__ void finish_kernel(Geometry g, RowSums x, const T* q, const T* k, const T* v, T* o, float* lse,
@@ -25,10 +18,11 @@ __global__ void finish_kernel(Geometry g, RowSums x, const T* q, const T* k, con
   float top = x.shift[int64_t(u) * g.tiles + tile], far = top, sum = 0;
   int low = max(0, i - g.window + 1), high = min(g.last_key(u, i), i + g.window);
   const T* query = q + g.query(u, i);
-  for (int j = low + lane; j < high; j += 32) top = fmaxf(top, g.scale * dot(query, k + g.key(u, j), g.D));
+  auto logit = [&](int j) { return near_logit(query, k + g.key(u, j), g.D, g.scale); };
+  for (int j = low + lane; j < high; j += 32) top = fmaxf(top, logit(j));
   top = warp_reduce<Max>(top);
   far = expf(far - top);
-  for (int j = low + lane; j < high; j += 32) sum += expf(g.scale * dot(query, k + g.key(u, j), g.D) - top);
+  for (int j = low + lane; j < high; j += 32) sum += expf(logit(j) - top);
   sum = warp_reduce<Sum>(sum) + far * x.mass[row];
   float l = top + logf(sum);
   float moved = far * x.bound[int64_t(u) * g.tiles + tile] * (x.excess ? x.excess[row] : 1.0f);
@@ -41,7 +35,7 @@ __global__ void finish_kernel(Geometry g, RowSums x, const T* q, const T* k, con
     int d = d0 + lane;
     float value = d < g.Dv ? far * inverse * num[d] * (x.unit ? x.unit[int64_t(u) * 2 * g.columns + d] : kUnit) : 0.0f;
     for (int j0 = low; j0 < high; j0 += 32) {
-      float p = j0 + lane < high ? expf(g.scale * dot(query, k + g.key(u, j0 + lane), g.D) - top) * inverse : 0.0f;
+      float p = j0 + lane < high ? expf(logit(j0 + lane) - top) * inverse : 0.0f;
       for (int j = j0; j < min(high, j0 + 32); ++j) {
         float weight = __shfl_sync(0xffffffffu, p, j - j0);
         if (d < g.Dv) value += weight * widen(v[g.value(u, j) + d]);
@@ -68,7 +62,7 @@ __global__ void last_kernel(Geometry g, const T* q, const T* k, const T* v, int 
         bool is_low = j <= i, near = g.near(i, j);
         int s = g.start(u, is_low ? g.segment_of(u, j) : row_segment), other = s + abs(i - j);
         int query = near ? i : is_low ? other : s, key = near ? j : is_low ? s : other;
-        logit = g.scale * dot(q + g.query(u, query), k + g.key(u, key), g.D);
+        logit = near_logit(q + g.query(u, query), k + g.key(u, key), g.D, g.scale);
       }
       float now = fmaxf(top, block_reduce<Max, kThreads>(logit)), fade = expf(top - now);
       if (now == -INFINITY) fade = 1, logit = -INFINITY;

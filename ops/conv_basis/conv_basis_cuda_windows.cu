@@ -64,9 +64,19 @@ __global__ void __launch_bounds__(kScoreRows)
       }
     }
   }
+  bool held = true;
 #pragma unroll
   for (int r = 0; r < kScoreSegments; ++r)
-    if (r < used) scores[g.score_row(u, r0 + r) + p] = g.scale * sum[r];
+    if (r < used) {
+      float logit = g.scale * sum[r];
+      held = held && isfinite(logit);
+      scores[g.score_row(u, r0 + r) + p] = logit;
+    }
+  for (int r = r0; !held && r < r0 + used; ++r) {
+    float& logit = scores[g.score_row(u, r) + p];
+    const T* other = y + (upper ? g.query(u, g.start(u, r)) : g.key(u, g.start(u, r)));
+    if (!isfinite(logit)) logit = bounded(row, other, g.D, g.scale);
+  }
 }
 
 __device__ __forceinline__ float factor(float logit, float mu) { return mu == -INFINITY ? 0.0f : expf(logit - mu); }

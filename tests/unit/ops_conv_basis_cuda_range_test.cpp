@@ -103,5 +103,37 @@ TEST_F(ConvBasisCudaRange, GradientsFarApartAreAccurate) {
   }
 }
 
+// Logits beyond the range of f32, of either sign and as differences of such: a row is still an average of values.
+TEST_F(ConvBasisCudaRange, NoFiniteInputGivesNaN) {
+  for (uint64_t seed = 0; seed < 60; ++seed)
+    for (DType dtype : {DType::f32, DType::bf16}) {
+      core::HostRandom random(37, seed);
+      int64_t T = 1 + random.bits() % 700, D = 1 + random.bits() % 9, Dv = 1 + random.bits() % 9;
+      ConvBasisOptions o{.k = 1 + random.bits() % 12, .causal = random.bits() % 2 == 0};
+      o.window = int64_t(random.bits() % 3);
+      Tensor q = normal({1, T, 1, D}, seed, 1), k = normal({1, T, 1, D}, seed + 100, 1),
+             v = normal({1, T, 1, Dv}, seed + 200, seed % 2 ? 1 : 1e30).to(dtype);
+      for (const Tensor& t : {q, k})
+        for (int64_t i = 0; i < t.numel(); ++i) {
+          float& e = t.data<float>()[i];
+          e = std::copysign(float(std::pow(10.0, 38 * random.uniform())), e);
+        }
+      auto on = [&](const Tensor& x) { return Var(x.to(dtype).to(core::cuda())); };
+      auto values = v.to_vector<double>();
+      std::vector<double> seen(size_t(Dv), 0.0);
+      for (size_t i = 0; i < values.size(); ++i)
+        seen[i % size_t(Dv)] = std::max(seen[i % size_t(Dv)], std::abs(values[i]));
+      auto check = [&](const ConvBasisOptions& options) {
+        auto y = conv_basis_attention(on(q), on(k), on(v), options).value().to_vector<double>();
+        for (size_t i = 0; i < y.size(); ++i)
+          ASSERT_LE(std::abs(y[i]), (dtype == DType::f32 ? 1.001 : 1.01) * seen[i % size_t(Dv)])
+              << seed << " row " << i / size_t(Dv);
+      };
+      check(o);
+      o.rows = 1;  // decoding
+      check(o);
+    }
+}
+
 }  // namespace
 }  // namespace basis::ops

@@ -92,16 +92,20 @@ struct OptimizerConfig {
   std::string type = "adamw";
   double lr = 1e-3, eps = 1e-8, weight_decay = 0.1, momentum = 0.9;
   std::vector<double> betas = {0.9, 0.95};
+  bool gauge_rates = true;
   std::vector<ParameterGroup> groups;
   static auto fields() {
     using O = OptimizerConfig;
-    return std::tuple{field("type", &O::type, "AdamW (arXiv 1711.05101) or SGD with momentum", "adamw|sgd"),
-                      field("lr", &O::lr, "highest learning rate", at_least(0)),
-                      field("betas", &O::betas, "decay of the two moments (adamw)", probability()),
-                      field("eps", &O::eps, "added to the root of the second moment (adamw)", at_least(0)),
-                      field("weight_decay", &O::weight_decay, "decoupled, on matrices only", at_least(0)),
-                      field("momentum", &O::momentum, "sgd", probability()),
-                      field("groups", &O::groups, "")};
+    return std::tuple{
+        field("type", &O::type, "AdamW (arXiv 1711.05101) or SGD with momentum", "adamw|sgd"),
+        field("lr", &O::lr, "highest learning rate", at_least(0)),
+        field("betas", &O::betas, "decay of the two moments (adamw)", probability()),
+        field("eps", &O::eps, "added to the root of the second moment (adamw)", at_least(0)),
+        field("weight_decay", &O::weight_decay, "decoupled, on matrices only", at_least(0)),
+        field("momentum", &O::momentum, "sgd", probability()),
+        field("gauge_rates", &O::gauge_rates,
+              "factors that a conversion has rescaled learn at rates by which their product moves as it did"),
+        field("groups", &O::groups, "")};
   }
 };
 

@@ -65,7 +65,7 @@ Var& Module::buffer(Var& member, std::string name, const Shape& shape) {
 }
 
 void Module::collect(const std::string& prefix, std::vector<Parameter>& out) const {
-  for (const Entry& e : parameters_) out.push_back({prefix + e.name, *e.var, e.init, e.buffer});
+  for (const Entry& e : parameters_) out.push_back({prefix + e.name, *e.var, e.init, e.buffer, e.pace});
   for (const auto& [name, module] : children_) module->collect(name.empty() ? prefix : prefix + name + "/", out);
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -30,11 +31,18 @@ struct Init {
   static Init normal(double std) { return {Kind::normal, std}; }
 };
 
+// How far a parameter moves beside others: factors on its learning rate and on what weight decay takes of it. 1 as
+// drawn. A change of basis rescales the factors of a product, and with them how far a step moves the product.
+struct Pace {
+  double rate = 1, decay = 1;
+};
+
 struct Parameter {
   std::string path;
   Var var;  // shares its value with the module's own
   Init init;
   bool buffer = false;  // saved with the model but never trained: whole numbers in f32, whatever the model's dtype
+  std::shared_ptr<Pace> pace = std::make_shared<Pace>();  // the module's own
 };
 
 class Module {
@@ -65,6 +73,7 @@ class Module {
     Var* var;
     Init init;
     bool buffer = false;
+    std::shared_ptr<Pace> pace = std::make_shared<Pace>();
   };
   void collect(const std::string& prefix, std::vector<Parameter>& out) const;
 

@@ -73,6 +73,23 @@ CheckpointState read_state(const Hdf5File& file) {
   return s;
 }
 
+void write_pace(Hdf5File& file, const std::string& name, const models::Pace& pace) {
+  if (pace.rate != 1) file.set(name, "rate", pace.rate);
+  if (pace.decay != 1) file.set(name, "decay", pace.decay);
+}
+
+models::Pace read_pace(const Hdf5File& file, const std::string& name) {
+  auto get = [&](const char* key) {
+    double x = file.has_attribute(name, key) ? file.get_double(name, key) : 1;
+    if (x >= 0 && x < 1e9) return x;
+    throw core::Error({.where = file.path().string() + ": " + name + ", attribute " + key,
+                       .expected = "a factor from 0 to 1e9",
+                       .got = std::to_string(x),
+                       .code = core::ExitCode::bad_file});
+  };
+  return {get("rate"), get("decay")};
+}
+
 // Every dataset below `group` is read once, which compares its checksum.
 void verify(const Hdf5File& file, const std::string& group) {
   for (const std::string& name : file.list(group)) {
@@ -99,9 +116,11 @@ void save_checkpoint(const fs::path& path, const CheckpointState& state, const m
     file.set("/", "config", state.config);
     file.set("/", "tokenizer", state.tokenizer);
     file.set("/", "best_val_loss", state.best_val_loss);
-    for (const models::Parameter& p : model.parameters())
+    for (const models::Parameter& p : model.parameters()) {
       write_tensor(file, "/model/" + p.path,
                    p.var.value().to(p.buffer ? p.var.dtype() : weights.value_or(p.var.dtype())));
+      write_pace(file, "/model/" + p.path, *p.pace);
+    }
     if (optimizer) {
       for (const Optimizer::Slot& s : optimizer->slots()) {
         write_tensor(file, "/optimizer/first/" + s.path, s.first);
@@ -119,6 +138,7 @@ CheckpointState load_checkpoint(const fs::path& path, models::Module& model, Opt
   Hdf5File file = Hdf5File::open(path);
   CheckpointState state = read_state(file);
   std::vector<std::pair<models::Var, Tensor>> values;
+  std::vector<std::pair<std::shared_ptr<models::Pace>, models::Pace>> paces;
   for (models::Parameter& p : model.parameters()) {
     if (p.init.late && !optimizer && !file.exists("/model/" + p.path)) {
       values.emplace_back(p.var, Tensor::zeros(p.var.shape(), p.var.dtype(), p.var.device()));
@@ -126,6 +146,7 @@ CheckpointState load_checkpoint(const fs::path& path, models::Module& model, Opt
     }
     require_dataset(file, "/model/" + p.path);
     values.emplace_back(p.var, read_tensor(file, "/model/" + p.path, p.var.value()));
+    paces.emplace_back(p.pace, read_pace(file, "/model/" + p.path));
   }
   std::vector<std::pair<Tensor, Tensor>> moments;
   if (optimizer) {
@@ -140,6 +161,7 @@ CheckpointState load_checkpoint(const fs::path& path, models::Module& model, Opt
     moments.emplace_back(optimizer->scalars(), read_tensor(file, "/optimizer/scalars", optimizer->scalars()));
   }
   for (auto& [var, value] : values) var.set_value(value);
+  for (auto& [pace, value] : paces) *pace = value;
   for (auto& [target, value] : moments) target.copy_from(value);
   return state;
 }

@@ -1,7 +1,8 @@
 // Checkpoints: one HDF5 file with weights, optimizer state and where the run stood. Independent of the number of ranks.
 //
 //   /                       attributes: format, version, step, config (resolved YAML), tokenizer (JSON), best_val_loss
-//   /model/<path>           the parameters, f32 (f64 for f64 runs; bf16 or f16 as converted)
+//   /model/<path>           the parameters, f32 (f64 for f64 runs; bf16 or f16 as converted); attributes rate and decay
+//                           where they are not 1 (models::Pace)
 //   /optimizer/first/<path>, /optimizer/second/<path>, /optimizer/scalars
 //
 // Written under a temporary name, closed, fsynced, renamed: a kill leaves either the old state or the new one.

@@ -78,7 +78,13 @@ void DataParallel::finish_backward(const Tensor& loss) {
 
 void DataParallel::begin(Optimizer& optimizer) {
   if (!many_) return;
-  for (const models::Parameter& p : parameters_) comm_->broadcast(p.var.value());
+  std::vector<double> paces;  // rank 0's, which came with the weights
+  for (const models::Parameter& p : parameters_) {
+    comm_->broadcast(p.var.value());
+    for (double x : {p.pace->rate, p.pace->decay}) paces.push_back(comm_->is_first() ? x : 0);
+  }
+  paces = comm_->agree(paces, Reduce::sum);
+  for (size_t i = 0; i < parameters_.size(); ++i) *parameters_[i].pace = {paces[2 * i], paces[2 * i + 1]};
   for (Optimizer::Slot& s : optimizer.slots()) {
     comm_->broadcast(s.first);
     if (s.second) comm_->broadcast(s.second);

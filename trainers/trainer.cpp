@@ -58,6 +58,8 @@ class Loop {
     state_.step = int64_t(start[0]), state_.best_val_loss = start[1];
     parallel_ = std::make_unique<DataParallel>(comm_, model_->parameters(), c_.dist.zero);
     parallel_->begin(*optimizer_);
+    if (std::string paces = describe_paces(c_.optimizer, model_->parameters()); first && !paces.empty())
+      core::log_info("{}", paces);
     if (core::size_of(compute_) == 2) copies_ = &parallel_->keep_copies(*optimizer_, compute_);
     if (directory_) directory_->write_config(state_.config);
     if (comm_->size() == 1) recorded_ = make_recorded_step(*model_, *optimizer_, c_.train);

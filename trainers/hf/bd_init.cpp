@@ -42,9 +42,12 @@ void convert_initialisation(models::Model& model, uint64_t seed) {
     std::string got = slices(bd.model->config().attention_of(i).projector), due = slices(p);
     if (got != due) refuse(i, got + ", where this basis falls", due, "set them so, or basis: pivoted, or init: direct");
   }
-  std::map<std::string, models::Var> values;
-  for (models::Parameter& p : bd.model->parameters()) values.emplace(p.path, p.var);
-  for (models::Parameter& p : model.parameters()) p.var.value().copy_from(values.at(p.path).value());
+  std::map<std::string, models::Parameter> values;
+  for (models::Parameter& p : bd.model->parameters()) values.emplace(p.path, p);
+  for (models::Parameter& p : model.parameters()) {
+    p.var.value().copy_from(values.at(p.path).var.value());
+    *p.pace = *values.at(p.path).pace;
+  }
 }
 
 }  // namespace basis::trainers::hf

@@ -7,7 +7,7 @@
 #include "core/factor/decompose.h"
 #include "models/family.h"
 #include "trainers/hf/channels.h"
-#include "trainers/hf/head_errors.h"
+#include "trainers/hf/pace.h"
 #include "trainers/hf/weights.h"
 
 namespace basis::trainers::hf {
@@ -177,6 +177,17 @@ AttentionWeights dense_layer(const Weights& w, const std::string& path, const Pr
           get("out/weight")};
 }
 
+// Biases go with the weights that they are added to.
+void set_paces(Weights& to, const std::string& path, const AttentionPaces& p, const ProjectorConfig& projector) {
+  if (projector.qk)
+    for (const char* name : {"weight", "bias"})
+      to.set_pace(path + "q/" + name, p.q), to.set_pace(path + "k/" + name, p.k);
+  if (projector.vo) {
+    for (const char* name : {"weight", "bias"}) to.set_pace(path + "v/" + name, p.v);
+    to.set_pace(path + "out/weight", p.out);
+  }
+}
+
 }  // namespace
 
 bool has_bd(const ModelConfig& c) {
@@ -218,12 +229,16 @@ Regauged to_bd(const Model& dense, const RegaugeOptions& o) {
   if (o.report) r.layers = std::vector<nlohmann::ordered_json>(bases.size(), nlohmann::ordered_json::object());
   for_each_layer(c.n_layer, [&](int64_t i) {
     if (!wanted.contains(i)) return;
+    const ProjectorConfig& p = wanted.at(i);
     const LayerBasis& b = bases[size_t(i)];
     std::string path = attention_path(i);
     write_layer(from, to, path, b);
-    if (!o.report) return;
-    LayerErrors errors(dense_layer(from, path, {}, dh, DType::f64), dh.qk, c.n_head / c.kv_heads());
     Channels order = from.has(path + "latent/weight") ? b.order : Channels{};
+    AttentionWeights exact = dense_layer(from, path, {}, dh, DType::f64);
+    set_paces(to, path,
+              gauge_paces(exact, dense_layer(to, path, b.projector, dh, DType::f64, order), dh.qk, p.qk, p.vo), p);
+    if (!o.report) return;
+    LayerErrors errors(exact, dh.qk, c.n_head / c.kv_heads());
     for (DType t : {DType::f32, DType::f16, DType::bf16})
       errors.add(std::string(name_of(t)), dense_layer(to, path, b.projector, dh, t, order),
                  dense_layer(from, path, {}, dh, t));
@@ -245,6 +260,8 @@ std::unique_ptr<Model> to_dense(const Model& bd) {
     AttentionWeights w = dense_layer(from, path, bd.config().attention_of(i).projector, dh, DType::f64);
     to.set(path + "q/weight", w.q), to.set(path + "k/weight", w.k), to.set(path + "v/weight", w.v);
     to.set(path + "out/weight", w.out);
+    for (const char* name : {"q/weight", "q/bias", "k/weight", "k/bias", "v/weight", "v/bias", "out/weight"})
+      to.set_pace(path + name, {});
     for (const char* name : {"q/bias", "k/bias", "v/bias", "out/bias"}) {
       if (!to.has(path + name)) continue;
       bool kept = from.has(path + name);

@@ -29,6 +29,9 @@ class Weights {
     models::Var& var = parameters_.at(path).var;
     var.set_value(value.view(var.shape()).to(var.dtype()));
   }
+  void set_pace(const std::string& path, const models::Pace& pace) {
+    if (has(path)) *parameters_.at(path).pace = pace;
+  }
   void set_if(const std::string& path, const core::Tensor& value) {
     if (has(path)) set(path, value);
   }
@@ -49,7 +52,8 @@ class Weights {
       auto source = other.parameters_.find(path);
       if (source == other.parameters_.end()) continue;
       const core::Tensor& x = source->second.var.value();
-      if (x.shape() == p.var.shape()) p.var.set_value(x.to(core::cpu).to(p.var.dtype()));
+      if (x.shape() == p.var.shape())
+        p.var.set_value(x.to(core::cpu).to(p.var.dtype())), *p.pace = *source->second.pace;
     }
   }
 

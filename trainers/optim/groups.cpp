@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "core/error.h"
 #include "core/text.h"
 
@@ -72,6 +74,17 @@ std::string describe_groups(const configs::Config& c, const std::vector<Paramete
   for (size_t i = 0; i < c.optimizer.groups.size(); ++i)
     text += line(group_key(i), c.optimizer.groups[i].match, parameters);
   return text;
+}
+
+std::string describe_paces(const configs::OptimizerConfig& c, const std::vector<Parameter>& parameters) {
+  double low = 1, high = 1;
+  int count = 0;
+  for (const Parameter& p : parameters)
+    low = std::min(low, p.pace->rate), high = std::max(high, p.pace->rate), count += p.pace->rate != 1;
+  if (count == 0 || !c.gauge_rates) return "";
+  return fmt::format(
+      "{} re-gauged parameters learn at {:.3g} to {:.3g} times the learning rate (optimizer.gauge_rates)", count, low,
+      high);
 }
 
 }  // namespace basis::trainers

@@ -28,4 +28,7 @@ int64_t trainable_count(const std::vector<models::Parameter>& parameters);  // e
 // YAML comments: each glob and the parameters it matches; empty without globs.
 std::string describe_groups(const configs::Config& config, const std::vector<models::Parameter>& parameters);
 
+// One line when a change of basis has rescaled parameters and optimizer.gauge_rates heeds it; else empty.
+std::string describe_paces(const configs::OptimizerConfig& config, const std::vector<models::Parameter>& parameters);
+
 }  // namespace basis::trainers

@@ -20,6 +20,7 @@ Optimizer::Optimizer(const configs::OptimizerConfig& c, std::vector<models::Para
     Tensor first = Tensor::zeros(value.shape(), value.dtype(), device);
     Tensor second = adamw_ ? Tensor::zeros(value.shape(), value.dtype(), device) : Tensor();
     slots_.push_back({std::move(p.path), p.var, settings[i].lr_scale, settings[i].weight_decay, first, second});
+    if (c.gauge_rates) slots_.back().pace = p.pace;
   }
   std::vector<double> initial(kScalars, 0.0);
   initial[kLossScale] = dynamic_ ? 65536 : 1;
@@ -47,7 +48,9 @@ void Optimizer::update(const std::function<void(const Tensor&)>& sum_over_ranks)
   for (const Slot& s : slots_) {
     if (!s.parameter.grad()) continue;
     gradients.push_back(s.parameter.grad().contiguous());
-    updates.push_back({s.parameter.value(), gradients.back(), s.first, s.second, s.copy, s.lr_scale, s.weight_decay});
+    const auto& [rate, decay] = *s.pace;
+    updates.push_back({s.parameter.value(), gradients.back(), s.first, s.second, s.copy, s.lr_scale * rate,
+                       rate > 0 ? s.weight_decay * decay / rate : 0});  // the kernels decay by lr_scale weight_decay
   }
   core::fill(scalars_.slice(0, kSquaredNorm, kSquaredNorm + 1), 0);
   if (!updates.empty()) add_squared_norms(type, gradients[0].dtype(), gradients, scalars_);

@@ -8,10 +8,12 @@
 //           p = p (1 - lr wd) - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
 //   sgd:    m = mu m + g,           p = p (1 - lr wd) - lr m
 //
-// lr and wd are a parameter's own where optimizer.groups names it (groups.h).
+// lr and wd are a parameter's own where optimizer.groups names it (groups.h), lr times its pace's rate and lr wd times
+// its decay where a change of basis has rescaled it (models::Pace, optimizer.gauge_rates).
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -62,6 +64,7 @@ class Optimizer {
     double lr_scale, weight_decay;
     Tensor first, second;  // moments; `second` only for adamw
     Tensor copy = {};      // see keep_copies
+    std::shared_ptr<const models::Pace> pace = std::make_shared<models::Pace>();
   };
 
   // `dynamic_loss_scale`: f16. Parameters that require no gradient (frozen) have no slot. Throws core::Error (usage)

@@ -67,8 +67,9 @@ TEST(Pace, ARegaugedModelTrainsLikeTheDenseOne) {
   configs::OptimizerConfig heeded, plain;
   plain.gauge_rates = false;
   for (const char* basis : {"pivoted", "first"}) {
-    auto dense = dense_model();
-    hf::Regauged bd = hf::to_bd(*dense, {.basis = basis}), unheeded = hf::to_bd(*dense, {.basis = basis});
+    auto dense = dense_model();  // what is not re-gauged is shared with the model it came from: one each
+    hf::Regauged bd = hf::to_bd(*dense_model(), {.basis = basis}),
+                 unheeded = hf::to_bd(*dense_model(), {.basis = basis});
     auto want = train(*dense, heeded, 30, 1e-2), got = train(*bd.model, heeded, 30, 1e-2),
          far = train(*unheeded.model, plain, 30, 1e-2);
     EXPECT_NEAR(got[0], want[0], 1e-9);
